@@ -1,0 +1,1 @@
+"""The engine: data, runs, training, explanations, analysis, reports. It knows no screen."""

@@ -1,0 +1,1 @@
+"""Analysis of stored predictions: scores, intervals, comparisons, ensembles. No torch."""

@@ -1,0 +1,1 @@
+"""Explanations: class activation maps in the geometry of the original image."""

@@ -1,0 +1,1 @@
+"""Reports: pure figures (table in, figure out) and self-contained pages."""

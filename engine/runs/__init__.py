@@ -1,0 +1,1 @@
+"""Runs: their configuration, their folder (the contract), who executes them."""

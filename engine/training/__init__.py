@@ -1,0 +1,1 @@
+"""Training. Here, and in engine/explain, lives torch; nowhere else."""
