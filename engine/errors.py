@@ -27,7 +27,9 @@ class EngineError(Exception):
 
     kind = "error"
 
-    def __init__(self, message: str, *, found: str | None = None, remedy: str | None = None, kind: str | None = None):
+    def __init__(
+        self, message: str, *, found: str | None = None, remedy: str | None = None, kind: str | None = None
+    ):
         self.message = message.rstrip(".")
         self.found = found
         self.remedy = remedy
