@@ -41,7 +41,7 @@ def replace_file(target: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         # mkstemp makes files of mode 600; a colleague on the same machine may read results.
         temporary.chmod(0o644)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()

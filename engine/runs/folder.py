@@ -553,7 +553,7 @@ def delete(folder: RunFolder) -> None:
         )
     trash = folder.runs / TRASH
     trash.mkdir(exist_ok=True)
-    os.replace(folder.path, trash / folder.id)
+    folder.path.replace(trash / folder.id)
 
 
 def restore(runs: Path, run_id: str) -> RunFolder:
@@ -569,7 +569,7 @@ def restore(runs: Path, run_id: str) -> RunFolder:
             found=run_id[:80],
             remedy="The trash was emptied, or it was restored already",
         )
-    os.replace(source, Path(runs) / run_id)
+    source.replace(Path(runs) / run_id)
     return RunFolder(Path(runs) / run_id)
 
 
