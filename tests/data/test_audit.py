@@ -1,0 +1,68 @@
+"""The audit names what leaks, in one sentence that a badge can show."""
+
+import pandas as pd
+import pytest
+
+from engine.data.audit import audit
+from engine.errors import SplitError
+
+
+def table(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["case", "slide", "split"])
+    return frame.assign(image_id=[f"{number}.png" for number in range(len(frame))])
+
+
+def test_a_case_on_two_sides_is_named():
+    report = audit(
+        table(("14-1", "s1", "train"), ("14-1", "s2", "test"), ("14-2", "s3", "val"), ("14-3", "s4", "train"))
+    )
+    assert report.level == "leak"
+    assert not report.clean
+    assert report.shared_cases == {"14-1": ("train", "test")}
+    assert report.shared_slides == {}
+    assert report.leaking_images == {"val": 0, "test": 1}
+    assert "1 of 3 cases" in report.verdict
+    assert "14-1" in report.verdict
+
+
+def test_a_clean_split_says_how_many_cases_it_looked_at():
+    report = audit(table(("14-1", "s1", "train"), ("14-2", "s2", "val"), ("14-3", "s3", "test")))
+    assert report.clean
+    assert report.verdict == "Clean: no case is on two sides (3 cases)."
+
+
+@pytest.mark.parametrize("sides", [("train", "val"), ("val", "test"), ("train", "test")])
+def test_every_pair_of_sides_is_looked_at(sides):
+    report = audit(table(("14-1", "s", sides[0]), ("14-1", "s", sides[1])))
+    assert report.shared_cases == {"14-1": sides}
+    assert report.shared_slides == {"s": sides}
+    assert report.pairs[f"{sides[0]}-{sides[1]}"] == 1
+
+
+def test_unknown_cases_are_never_called_clean():
+    assert audit(table(("", "", "train"), ("", "", "test"))).level == "unknown"
+    mixed = audit(table(("14-1", "s1", "train"), ("14-2", "s2", "val"), ("", "", "test")))
+    assert mixed.level == "unknown"
+    assert "1 of 3 images" in mixed.verdict
+
+
+def test_a_shared_slide_leaks_even_where_cases_are_unknown():
+    assert audit(table(("", "s1", "train"), ("", "s1", "test"))).level == "leak"
+
+
+def test_a_table_without_cases_is_unknown():
+    assert audit(pd.DataFrame({"image_id": ["a", "b"], "split": ["train", "test"]})).level == "unknown"
+
+
+def test_a_table_without_split_is_refused():
+    with pytest.raises(SplitError) as error:
+        audit(pd.DataFrame({"image_id": ["a"], "case": ["14-1"]}))
+    assert error.value.kind == "no_split_column"
+
+
+def test_the_record_is_plain_json():
+    import json
+
+    record = audit(table(("14-1", "s1", "train"), ("14-1", "s1", "test"))).as_record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["shared_cases"] == {"14-1": ["train", "test"]}
