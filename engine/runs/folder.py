@@ -31,16 +31,18 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from engine import files
-from engine.analysis.predictions import read_predictions
-from engine.data.manifest import Manifest, read_manifest, write_manifest
 from engine.errors import RunError
 from engine.runs.config import RunConfig
+
+if TYPE_CHECKING:  # the supervisor reads folders in 40 MB: tables are imported where they are read
+    import pandas as pd
+
+    from engine.data.manifest import Manifest
 
 QUEUED, STARTING, RUNNING, STOPPING = "queued", "starting", "running", "stopping"
 COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
@@ -77,6 +79,7 @@ class Status:
     best: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
+    worker: dict[str, Any] = field(default_factory=dict)
     history: tuple[tuple[str, float], ...] = ()
 
     def moved(self, state: str, **values: Any) -> Status:
@@ -153,6 +156,8 @@ class RunFolder:
         Raises:
             RunError: this run (an import, say) has none.
         """
+        from engine.data.manifest import read_manifest
+
         source = self.path / "manifest.csv"
         if not source.is_file():
             raise RunError(f"The run {self.id} has no manifest", remedy="Only trained runs have one")
@@ -264,6 +269,8 @@ class RunFolder:
         Raises:
             RunError: there are none for this split (yet).
         """
+        from engine.analysis.predictions import read_predictions
+
         source = self.predictions_file(split)
         if not source.is_file():
             have = self.predicted_splits()
@@ -405,6 +412,8 @@ def create(
         }
         files.write_json(path / "config.json", record)
         if manifest is not None:
+            from engine.data.manifest import write_manifest
+
             write_manifest(manifest, path / "manifest.csv")
         folder.write_status(status or Status().moved(QUEUED))
     except OSError as error:

@@ -6,11 +6,13 @@ nothing; a change of phase or epoch is written at once.
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from dataclasses import replace
 from typing import Any
 
-from engine.runs.folder import RUNNING, RunFolder
+from engine.runs.folder import RUNNING, RunFolder, boot_id
 
 WRITE_EVERY_S = 1.0
 
@@ -24,15 +26,17 @@ class Reporter:
         self.status = folder.status()
         self._written_at = 0.0
         self._began: tuple[float, float] | None = None
+        self._stop = False
 
     def begin(self, epochs: int) -> None:
         """The worker holds the lock and is about to work."""
-        self.status = replace(
-            self.status.moved(RUNNING),
+        self.status = self.status.moved(
+            RUNNING,
             started_at=self.status.started_at or time.time(),
             ended_at=None,
             error=None,
             epochs=epochs,
+            worker={"pid": os.getpid(), "host": platform.node(), "boot_id": boot_id()},
         )
         self._write()
 
@@ -82,9 +86,13 @@ class Reporter:
         )
         self._write()
 
+    def stop(self) -> None:
+        """What a signal handler calls: sets a flag and nothing else (torchrun delivers signals twice)."""
+        self._stop = True
+
     def stop_requested(self) -> bool:
-        """One stat per step: cheap enough to ask every step."""
-        return self.folder.stop_requested()
+        """Asked once per step; costs one stat."""
+        return self._stop or self.folder.stop_requested()
 
     def end(self, state: str, error: dict[str, Any] | None = None) -> None:
         """The last word of a worker: completed, stopped or failed."""
