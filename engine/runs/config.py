@@ -24,7 +24,7 @@ GEOMETRIES = ("square", "letterbox", "tiles")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MODES = ("exact", "fast")
 AUGMENTATIONS = ("none", "light", "study", "strong")
-PROTOCOLS = ("case", "image", "image-80-10-10", "official", "official-cleaned", "holdout", "csv")
+PROTOCOLS = ("case", "holdout", "official-cleaned", "official", "image", "image-80-10-10", "given")
 RECIPES = ("study-as-run", "study-as-described", "modern", "quick")
 TASKS = ("malignancy", "subtype")
 
@@ -84,7 +84,7 @@ class DataConfig:
     )
     split_csv: str = _option(
         "",
-        "A manifest CSV with a split column, for the protocol csv.",
+        "A manifest CSV with image_id and split, for the protocol given.",
         label="Split from CSV",
         flag="--split-csv",
         advanced=True,
@@ -340,10 +340,6 @@ def value_problems(config: RunConfig) -> list[ConfigError]:
                 found=f"{size} pixels",
                 remedy="Give at least 32, or 0 for the architecture's own",
             )
-        )
-    if config.data.protocol == "csv" and not config.data.split_csv:
-        found.append(
-            ConfigError("The protocol csv needs a file", remedy="Give a manifest CSV with a split column")
         )
     return found
 

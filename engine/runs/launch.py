@@ -1,0 +1,298 @@
+"""From a configuration to a run: check everything, make the folder, hand it to a worker.
+
+Pages and command line launch through here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.data.audit import Audit, audit
+from engine.data.breakhis import load_dataset
+from engine.data.manifest import Manifest, read_manifest
+from engine.data.splits import SplitSpec, find_protocol, make_split, split_hash, split_warnings
+from engine.errors import ConfigError, EngineError, RunError, SplitError, shorten
+from engine.runs import catalog, executors, supervisor
+from engine.runs.config import RunConfig, options, value_problems
+from engine.runs.folder import (
+    ACTIVE,
+    COMPLETED,
+    QUEUED,
+    RESUMABLE,
+    STOPPED,
+    RunFolder,
+    Status,
+    create,
+    new_id,
+)
+from engine.runs.queue import Queue
+
+# A worker's loop looks for STOP at every step and then saves; what takes longer than this hangs.
+STOP_GRACE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set ready to be trained on: its manifest with the split, what leaks, what is doubtful."""
+
+    manifest: Manifest
+    audit: Audit
+    split_hash: str
+    warnings: tuple[str, ...]
+
+
+def prepare_data(config: RunConfig, manifest: Manifest | None = None) -> Prepared:
+    """Load, filter, split and audit what a configuration names.
+
+    Args:
+        config: its `data` part is used.
+        manifest: the data set, where the caller has it already (a page's cache).
+
+    Raises:
+        DataError, SplitError: with what was found and what to do.
+    """
+    data = config.data
+    manifest = manifest or load_dataset(Path(data.root).expanduser())
+    manifest = manifest.only(data.magnifications)
+    if data.split_csv:
+        manifest = _with_split_from(manifest, Path(data.split_csv).expanduser())
+    split = make_split(manifest, SplitSpec(data.protocol, data.fold, data.split_seed))
+    return Prepared(split, audit(split.table), split_hash(split.table), tuple(split_warnings(split.table)))
+
+
+def _with_split_from(manifest: Manifest, source: Path) -> Manifest:
+    given = read_manifest(source).table
+    if "split" not in given.columns:
+        raise SplitError(
+            f"{source.name} has no column split",
+            found=", ".join(given.columns),
+            remedy="Give image_id and split (train, val, test)",
+        )
+    sides = dict(zip(given["image_id"], given["split"], strict=True))
+    unknown = sorted(set(sides) - set(manifest.table["image_id"]))
+    if len(unknown) == len(sides):
+        raise SplitError(
+            f"{source.name} names none of the images of this data set",
+            found=shorten(unknown),
+            remedy="Give the split of this data set",
+        )
+    return manifest.with_table(
+        manifest.table.assign(split=[sides.get(name, "") for name in manifest.table["image_id"]])
+    )
+
+
+def problems(config: RunConfig, manifest: Manifest | None = None) -> list[EngineError]:
+    """Everything that keeps a configuration from running, all at once; empty = it can be launched."""
+    found: list[EngineError] = list(value_problems(config))
+    if config.data.root:
+        try:
+            prepare_data(config, manifest)
+        except EngineError as error:
+            found.append(error)
+    device = config.training.device
+    if not (device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdigit())):
+        found.append(
+            ConfigError("There is no such device", found=device, remedy="Choose auto, cpu, cuda or cuda:0")
+        )
+    return found
+
+
+def plan(
+    config: RunConfig,
+    *,
+    models: tuple[str, ...] | list[str] = (),
+    folds: tuple[int, ...] | list[int] = (),
+    seeds: tuple[int, ...] | list[int] = (),
+) -> list[RunConfig]:
+    """One launch = models x folds x seeds: a configuration per run, all of one experiment.
+
+    A family name (`EfficientNetV2`, as the study's own command line has it) stands for its members.
+
+    Raises:
+        ConfigError: a model that is not in the catalogue.
+    """
+    names = [name for model in (models or [config.model.name]) for name in catalog.expand(model)]
+    folds = list(folds) or [config.data.fold]
+    seeds = list(seeds) or [config.training.seed]
+    several = len(names) * len(folds) * len(seeds) > 1
+    experiment = config.experiment or (new_id("experiment") if several else "")
+    runs = []
+    for name in names:
+        for fold in folds:
+            for seed in seeds:
+                parts = [config.name] if config.name else []
+                if len(names) > 1 or not parts:
+                    parts.append(catalog.find(name).label)
+                if len(folds) > 1:
+                    parts.append(f"fold {fold}")
+                if len(seeds) > 1:
+                    parts.append(f"seed {seed}")
+                runs.append(
+                    config.changed(
+                        name=" · ".join(parts),
+                        experiment=experiment,
+                        model__name=catalog.find(name).name,
+                        data__fold=fold,
+                        training__seed=seed,
+                    )
+                )
+    return runs
+
+
+def prepare(
+    config: RunConfig, runs: Path, *, manifest: Manifest | None = None, state: str = QUEUED
+) -> RunFolder:
+    """Make the folder of a run that can be executed.
+
+    Raises:
+        EngineError: the first of `problems`; nothing is then left behind.
+    """
+    for error in value_problems(config):
+        raise error
+    ready = prepare_data(config, manifest)
+    root = str(Path(config.data.root).expanduser().resolve())
+    config = config.changed(data__root=root, classes=ready.manifest.classes)
+    if not config.name:
+        config = config.changed(name=catalog.find(config.model.name).label)
+    return create(
+        runs,
+        config,
+        config.model.name,
+        manifest=ready.manifest,
+        audit=ready.audit.as_record(),
+        split_hash=ready.split_hash,
+        status=Status().moved(state),
+    )
+
+
+def start(config: RunConfig, runs: Path, *, manifest: Manifest | None = None) -> RunFolder:
+    """Queue a run for a worker of its own and return at once; it outlives the caller."""
+    folder = prepare(config, runs, manifest=manifest)
+    enqueue(folder)
+    return folder
+
+
+def start_all(configs: list[RunConfig], runs: Path) -> list[RunFolder]:
+    """Queue several runs; all are checked before the first one is queued."""
+    cache: dict[str, Manifest] = {}
+    for config in configs:
+        root = config.data.root
+        cache.setdefault(root, load_dataset(Path(root).expanduser()))
+        for error in problems(config, cache[root]):
+            raise error
+    return [start(config, runs, manifest=cache[config.data.root]) for config in configs]
+
+
+def enqueue(folder: RunFolder) -> None:
+    """Put a prepared run into the queue and see that somebody starts it."""
+    Queue(folder.runs).add(folder.id)
+    supervisor.ensure(folder.runs)
+
+
+def stop(folder: RunFolder, *, kill: bool = False) -> str:
+    """Stop a run: a waiting one at once, a working one at its next step.
+
+    Returns:
+        What happened, as a sentence.
+
+    Raises:
+        RunError: it is not active, or (kill) its process cannot be found.
+    """
+    state = folder.state()
+    if state not in ACTIVE:
+        raise RunError(
+            f"The run {folder.name} is not active",
+            found=f"state {state}",
+            remedy="Only a queued or running run can be stopped",
+        )
+    if state == QUEUED:
+        if Queue(folder.runs).withdraw(folder.id) or not folder.is_alive():
+            folder.request_stop()
+            folder.write_status(folder.status().moved(STOPPED, ended_at=time.time()))
+            return "It was waiting and has been taken out of the queue."
+    executors.find("local").stop(folder, kill=kill)
+    return (
+        "Its worker was killed; resume continues from the last checkpoint."
+        if kill
+        else "It stops at its next step and saves a checkpoint."
+    )
+
+
+def resume(folder: RunFolder) -> str:
+    """Queue an unfinished run again; it continues where its last checkpoint is.
+
+    Returns:
+        What happened, as a sentence; a completed run is left as it is.
+
+    Raises:
+        RunError: it is active already, or of a kind without a worker.
+    """
+    state = folder.state()
+    if state == COMPLETED:
+        return f"The run {folder.name} has completed: there is nothing to resume."
+    _require_resumable(folder, state)
+    folder.clear_stop()
+    folder.write_status(folder.status().moved(QUEUED, error=None, ended_at=None))
+    enqueue(folder)
+    return f"The run {folder.name} is queued again."
+
+
+def _require_resumable(folder: RunFolder, state: str) -> None:
+    if state not in RESUMABLE:
+        raise RunError(
+            f"The run {folder.name} cannot be resumed",
+            found=f"state {state}",
+            remedy="Stop it first, or wait until it has ended",
+        )
+    if folder.config().kind not in ("train", "fusion"):
+        raise RunError(
+            f"The run {folder.name} has no worker",
+            found=f"kind {folder.config().kind}",
+            remedy="Make it anew",
+        )
+
+
+def wait(folder: RunFolder, timeout_s: float = float("inf"), every_s: float = 0.2) -> str:
+    """Wait until a run is no longer active; returns its state then."""
+    end = time.monotonic() + timeout_s
+    while (state := folder.state()) in ACTIVE and time.monotonic() < end:
+        time.sleep(every_s)
+    return state
+
+
+def command_line(config: RunConfig, command: str = "start") -> str:
+    """The command that launches this configuration: every value that is not the default, shell-quoted."""
+    words = ["python", "-m", "engine", command]
+    for group, item in options():
+        holder = next(
+            (part for part in (config.data, config.model, config.training, config) if type(part) is group),
+            config,
+        )
+        value = getattr(holder, item.name)
+        default = item.default if item.default is not dataclasses.MISSING else None
+        if value == default or value in ("", ()):
+            continue
+        flag = item.metadata["flag"]
+        if isinstance(value, bool):
+            words.append(flag)
+        else:
+            words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def work_here(folder: RunFolder) -> int:
+    """Execute a prepared run in this process (`engine train`); returns the exit code."""
+    from engine.runs.worker import work
+
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    return work(folder.path)
+
+
+def default_fold(protocol: str) -> int:
+    """The first fold of a protocol: 0, or 1 for the official folds."""
+    return find_protocol(protocol).folds[0]
