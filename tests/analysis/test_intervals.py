@@ -1,0 +1,200 @@
+"""The bootstrap against slow, literal versions of itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine.analysis import intervals, metrics
+from engine.analysis.predictions import validate
+from engine.errors import PredictionsError
+
+
+def clustered(seed: int = 0, benign: int = 12, malignant: int = 20, classes: int = 2) -> pd.DataFrame:
+    """Cases of 4-14 images whose probabilities share a case effect; two digits, so that ties occur."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    names = ("benign", "malignant") if classes == 2 else tuple(f"c{k}" for k in range(classes))
+    for number in range(benign + malignant):
+        true = (0 if number < benign else 1) if classes == 2 else number % classes
+        effect = rng.normal(0, 1)
+        for image in range(int(rng.integers(4, 15))):
+            raw = np.exp(rng.normal(0, 1, classes) + (np.arange(classes) == true) * (1 + effect))
+            units = np.floor(100 * raw / raw.sum())
+            units[0] = 100 - units[1:].sum()
+            probs = {f"prob_{name}": units[k] / 100 for k, name in enumerate(names)}
+            rows.append(
+                {"image_id": f"{number}-{image}", "case": f"14-{number}", "label": names[true]} | probs
+            )
+    return validate(pd.DataFrame(rows))
+
+
+def repeated(result: metrics.Outcome, unit: np.ndarray, weights: np.ndarray) -> metrics.Outcome:
+    """The outcome with every image as often as its unit was drawn, each copy of a case its own case."""
+    rows, copies = [], []
+    for position, group in enumerate(unit):
+        times = int(weights[group])
+        rows += [position] * times
+        copies += [f"{group}.{copy}" for copy in range(times)]
+    codes, names = pd.factorize(np.array(copies), sort=True)
+    taken = result.take(np.array(rows))
+    return metrics.Outcome(taken.classes, taken.true, taken.probs, taken.guess, codes, tuple(names))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", list(metrics.SCORES))
+def test_each_draw_equals_scoring_the_drawn_images_one_by_one(name, classes):
+    result = metrics.outcome(clustered(1, classes=classes))
+    groups = intervals.clusters(result)
+    weights = intervals.draw_weights(groups, draws=6, seed=3)
+    fast = intervals.statistic(name, result, groups).at(weights)
+    slow = [metrics.value(name, repeated(result, groups.unit, row)) for row in weights]
+    assert fast == pytest.approx(np.array(slow), abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision", "accuracy", "nll"])
+def test_image_level_draws_equal_scoring_the_drawn_images_one_by_one(name, monkeypatch):
+    monkeypatch.setattr(intervals, "MANY_UNITS", 10)
+    result = metrics.outcome(clustered(2))
+    groups = intervals.clusters(result, "image")
+    weights = intervals.draw_weights(groups, draws=6, seed=3)
+    fast = intervals.statistic(name, result, groups).at(weights)
+    slow = [metrics.value(name, repeated(result, groups.unit, row)) for row in weights]
+    assert fast == pytest.approx(np.array(slow), abs=2e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in metrics.SCORES if n != "average_precision"])
+def test_influence_is_the_derivative_by_each_weight(name):
+    result = metrics.outcome(clustered(4))
+    groups = intervals.clusters(result)
+    measure = intervals.statistic(name, result, groups)
+    weights = intervals.draw_weights(groups, 1, 1).astype(float) + 1
+    exact = measure.influence(weights)[0]
+    step = 1e-5
+    moved = weights + step * np.eye(groups.size)
+    numeric = (measure.at(moved) - measure.at(weights)) / step
+    assert exact == pytest.approx(numeric, abs=1e-4)
+
+
+def test_draws_keep_the_number_of_cases_of_each_class():
+    result = metrics.outcome(clustered(0, 5, 9))
+    groups = intervals.clusters(result)
+    weights = intervals.draw_weights(groups, 200, 0)
+    assert (weights[:, groups.stratum == 0].sum(axis=1) == 5).all()
+    assert (weights[:, groups.stratum == 1].sum(axis=1) == 9).all()
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    table = clustered(0)
+    first, again = intervals.estimate(table, "auroc"), intervals.estimate(table, "auroc")
+    assert first == again
+    assert first != intervals.estimate(table, "auroc", seed=1)
+
+
+def test_bca_agrees_with_scipy_on_one_sample():
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    values = rng.gamma(2.0, size=40)
+    result = metrics.Outcome(
+        ("a", "b"),
+        np.ones(40, int),
+        np.tile([0.0, 1.0], (40, 1)),
+        np.ones(40, int),
+        np.arange(40),
+        tuple("x" * 40),
+    )
+    groups = intervals.clusters(result)
+    measure = intervals._Ratio(values, np.ones(40))
+    weights = intervals.draw_weights(groups, 20000, 0)
+    ours = intervals.bca_interval(
+        values.mean(), measure.at(weights), measure.at(intervals.jackknife_weights(groups)), groups
+    )
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="BCa", rng=1).confidence_interval
+    assert ours == pytest.approx(tuple(theirs), abs=0.02)
+
+
+def test_wilson_equals_statsmodels():
+    from statsmodels.stats.proportion import proportion_confint
+
+    for k, n in [(0, 5), (3, 7), (7, 7), (41, 82)]:
+        assert intervals.wilson(k, n) == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-9)
+    assert np.isnan(intervals.wilson(0, 0)).all()
+
+
+def test_patient_diagnosis_says_k_of_n():
+    table = clustered(0)
+    k, n = metrics.patient_counts(metrics.outcome(table))
+    assert intervals.estimate(table, "patient_diagnosis").method == f"Wilson, {k}/{n} patients"
+
+
+def test_an_estimate_never_stands_alone():
+    shown = intervals.Estimate(0.8594, 0.812, 0.901, 0.95, 110, 10, "percentile")
+    assert str(shown) == "0.859 [0.812, 0.901] · n = 110 images, 10 cases"
+    nothing = intervals.Estimate(float("nan"), float("nan"), float("nan"), 0.95, 12, 1, "undefined")
+    assert str(nothing) == "n/a · n = 12 images, 1 case"
+    assert nothing.as_record()["value"] is None
+
+
+def test_few_cases_are_studentised_and_warned_about():
+    estimate = intervals.estimate(clustered(0, 4, 11), "balanced_accuracy")
+    assert estimate.method.startswith("bootstrap-t")
+    assert "only 4 benign cases" in estimate.warning
+    many = intervals.estimate(clustered(0, 25, 30), "balanced_accuracy")
+    assert many.method.startswith("percentile")
+    assert many.warning == ""
+    assert intervals.estimate(clustered(0, 4, 11), "average_precision").method.startswith("BCa")
+
+
+def test_sensitivity_does_not_suffer_from_few_benign_cases():
+    estimate = intervals.estimate(clustered(0, 1, 30), "sensitivity")
+    assert estimate.warning == ""
+    assert estimate.low < estimate.value < estimate.high
+
+
+def test_one_case_in_a_class_gives_no_interval():
+    estimate = intervals.estimate(clustered(0, 1, 30), "balanced_accuracy")
+    assert np.isnan(estimate.low)
+    assert "only 1 benign case" in estimate.warning
+    assert "0." in estimate.short
+    assert "[n/a]" in estimate.short
+
+
+def test_unknown_cases_fall_back_to_images_and_say_so():
+    table = clustered(0).assign(case="")
+    estimate = intervals.estimate(table, "accuracy")
+    assert "cases unknown" in estimate.warning
+    assert estimate.n_cases == 0
+    assert "cases" not in str(estimate)
+    assert np.isnan(intervals.estimate(table, "prr").value)
+
+
+def test_the_naive_interval_is_labelled_and_narrower():
+    table = clustered(3, 25, 40)
+    naive, honest = (
+        intervals.estimate(table, "accuracy", method="naive"),
+        intervals.estimate(table, "accuracy"),
+    )
+    assert "ignores clustering" in naive.method
+    assert naive.high - naive.low < honest.high - honest.low
+
+
+def test_a_score_stays_within_its_range():
+    for seed in range(5):
+        for name, estimate in intervals.estimates(clustered(seed, 3, 4), list(metrics.SCORES)).items():
+            low, high = metrics.SCORES[name].range
+            outside = estimate.low < low or estimate.high > high
+            assert not outside, name
+
+
+def test_slices_have_their_own_n():
+    table = clustered(0).assign(magnification=lambda t: np.where(np.arange(len(t)) % 2, "40X", "100X"))
+    rows = intervals.estimate_table(table, ["accuracy"], by="magnification", draws=100)
+    assert rows["slice"].tolist() == ["all", "40X", "100X"]
+    assert sum(e.n_images for e in rows["accuracy"].iloc[1:]) == len(table)
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(PredictionsError, match="jackknife"):
+        intervals.estimate(clustered(0), "accuracy", method="jackknife")
