@@ -26,7 +26,7 @@ DECODE_VERSION = 1
 GEOMETRIES = {
     "square": "squeezed to a square, as in the source study; the aspect ratio changes",
     "letterbox": "scaled to fit a square, aspect ratio kept, the rest filled with white",
-    "native": "left at the size of the file",
+    "tiles": "left at native resolution; models see windows cut from it",
 }
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -121,13 +121,13 @@ def resize(image: np.ndarray, size: int, geometry: str = "square") -> np.ndarray
 
     Args:
         image: uint8, height x width x 3.
-        size: the side of the square, pixels; ignored by `native`.
+        size: the side of the square, pixels; ignored by `tiles`.
         geometry: one of `GEOMETRIES`.
 
     Returns:
-        uint8, size x size x 3 (`native`: the image as it is).
+        uint8, size x size x 3 (`tiles`: the image as it is).
     """
-    if geometry == "native":
+    if geometry == "tiles":
         return image
     if geometry == "square":
         return _scale(image, size, size)
@@ -142,6 +142,24 @@ def resize(image: np.ndarray, size: int, geometry: str = "square") -> np.ndarray
     top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
     canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return canvas
+
+
+def cut_tiles(image: np.ndarray, size: int) -> np.ndarray:
+    """The fewest windows of native pixels that cover the image, evenly spaced.
+
+    A 700 x 460 image at size 256 gives six: three columns, two rows. A smaller image is reflected outward.
+
+    Returns:
+        uint8, tiles x size x size x 3, row by row.
+    """
+    height, width = image.shape[:2]
+    if height < size or width < size:
+        missing = [(0, max(0, size - height)), (0, max(0, size - width)), (0, 0)]
+        image = np.pad(image, missing, mode="symmetric")
+        height, width = image.shape[:2]
+    tops = np.linspace(0, height - size, -(-height // size)).round().astype(int)
+    lefts = np.linspace(0, width - size, -(-width // size)).round().astype(int)
+    return np.stack([image[top : top + size, left : left + size] for top in tops for left in lefts])
 
 
 def thumbnail(source: Path | bytes, width: int = 220) -> np.ndarray:

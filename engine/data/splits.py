@@ -313,7 +313,7 @@ PROTOCOLS: dict[str, Protocol] = {
             _by_image(0.10),
         ),
         Protocol(
-            "given",
+            "csv",
             "The data set's own",
             "The column split of the CSV: train, val, test; an empty cell leaves the image out",
             (0,),

@@ -158,7 +158,7 @@ def test_seed_redraws_the_case_folds_of_other_data():
         (SplitSpec("nonsense"), "protocol"),
         (SplitSpec("case", 5), "fold"),
         (SplitSpec("official", 1), "slide_unknown"),
-        (SplitSpec("given"), "no_split_column"),
+        (SplitSpec("csv"), "no_split_column"),
     ],
 )
 def test_impossible_specs_are_refused(spec, kind):
@@ -180,7 +180,7 @@ def test_unknown_cases_refuse_a_split_by_case():
 def test_a_split_column_is_taken_as_given():
     manifest = small(2, 2)
     sides = ["train", "Validation", "test", ""] * 4
-    split = make_split(manifest.with_table(manifest.table.assign(split=sides)), SplitSpec("given")).table
+    split = make_split(manifest.with_table(manifest.table.assign(split=sides)), SplitSpec("csv")).table
     assert split["split"].tolist() == ["train", "val", "test"] * 4
     assert audit(split).level == "leak"
 

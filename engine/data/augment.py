@@ -1,0 +1,172 @@
+"""Augmentation: named recipes of albumentations behind one interface. uint8 in, uint8 out.
+
+The tensor is normalised on the device, so the loader hands over a quarter of the bytes. albumentations
+costs seconds and imports torch; it is imported when the first pipeline is built, not with this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.data.images import GEOMETRIES
+from engine.errors import ConfigError
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import asks a server for news
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named augmentation; `build` gives its list of transforms, given the module albumentations."""
+
+    name: str
+    label: str
+    help: str
+    build: Callable[[Any], list]
+
+
+class Augmenter:
+    """One pipeline. The same image and seed give the same result, on any worker and after any resume.
+
+    Not safe for several threads at once: the pipeline holds its random state.
+    """
+
+    def __init__(self, name: str, size: int, geometry: str, pipeline: Any):
+        self.name, self.size, self.geometry = name, size, geometry
+        self._pipeline = pipeline
+
+    def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
+        """Augment one image.
+
+        Args:
+            image: uint8, height x width x 3.
+            seed: see `sample_seed`.
+
+        Returns:
+            uint8, contiguous; `size` x `size` x 3 under the geometry `tiles`, else the shape of the image.
+        """
+        if self._pipeline is None:
+            return image.copy()  # the packed cache hands out read-only views
+        # Not Compose.set_random_seed: it hands every transform the same seed, and as each draws its first
+        # number from it, horizontal and vertical flips would always happen together (albumentations 2.0.8).
+        self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        return np.ascontiguousarray(self._pipeline(image=image)["image"])
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """The seed of one image in one epoch, below 2**63: a hash, so that neighbours share nothing."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def recipe(name: str, size: int, geometry: str = "square") -> Augmenter:
+    """The augmentation of this name.
+
+    Args:
+        name: one of `RECIPES`.
+        size: side of the square that the model sees, pixels.
+        geometry: `tiles` cuts a random size x size window of native pixels before anything else; otherwise
+            the image is expected at its final size.
+
+    Raises:
+        ConfigError: unknown name or geometry.
+    """
+    for value, choices, what in ((name, RECIPES, "augmentation"), (geometry, GEOMETRIES, "geometry")):
+        if value not in choices:
+            raise ConfigError(f"Unknown {what} {value}", remedy=f"Choose one of {', '.join(choices)}")
+    crop = geometry == "tiles"
+    if name == "none" and not crop:
+        return Augmenter(name, size, geometry, None)
+    import albumentations
+
+    steps = RECIPES[name].build(albumentations)
+    if crop:
+        steps = [_window(albumentations, size), *steps]
+    return Augmenter(name, size, geometry, albumentations.Compose(steps))
+
+
+def preview(image: np.ndarray, name: str, size: int, geometry: str = "square", n: int = 8, seed: int = 0):
+    """`n` augmented versions of one image, as a training batch would see them: n x size x size x 3, uint8."""
+    from engine.data.images import resize
+
+    augment = recipe(name, size, geometry)
+    small = resize(image, size, geometry)
+    return np.stack([augment(small, sample_seed(seed, 0, number)) for number in range(n)])
+
+
+def _window(A: Any, size: int) -> Any:
+    import cv2
+
+    return A.RandomCrop(size, size, pad_if_needed=True, border_mode=cv2.BORDER_REFLECT, p=1.0)
+
+
+def _flips(A: Any) -> list:
+    return [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+
+
+def _affine(A: Any, degrees: float, shift: float, scale: tuple[float, float] = (1.0, 1.0)) -> Any:
+    import cv2
+
+    translate = {"x": (-shift, shift), "y": (-shift, shift)}  # one number would move both axes alike
+    return A.Affine(
+        rotate=(-degrees, degrees),
+        translate_percent=translate,
+        scale=scale,
+        border_mode=cv2.BORDER_REFLECT,
+        p=1.0,
+    )
+
+
+def _stain_jitter(A: Any) -> Any:
+    return A.HEStain(
+        method="random_preset", intensity_scale_range=(0.8, 1.2), intensity_shift_range=(-0.1, 0.1), p=0.3
+    )
+
+
+def _colour_jitter(A: Any) -> Any:
+    return A.ColorJitter(
+        brightness=(0.8, 1.2), contrast=(0.8, 1.25), saturation=(0.7, 1.3), hue=(-0.04, 0.04), p=0.7
+    )
+
+
+def _strong(A: Any) -> list:
+    return [
+        *_flips(A),
+        _affine(A, 180, 0.15, (0.8, 1.25)),
+        # HEStain costs 9 ms, ten times the rest together, so it takes turns with plain colour jitter.
+        A.OneOf([_stain_jitter(A), _colour_jitter(A)], p=0.8),
+        A.OneOf([A.GaussianBlur(blur_limit=(3, 5)), A.GaussNoise(std_range=(0.01, 0.04))], p=0.2),
+    ]
+
+
+RECIPES: dict[str, Recipe] = {
+    record.name: record
+    for record in (
+        Recipe("none", "None", "The image as it is.", lambda A: []),
+        Recipe(
+            "light",
+            "Light",
+            "The eight symmetries of the square: flips and quarter turns. No pixel is invented.",
+            lambda A: [A.D4(p=1.0)],
+        ),
+        Recipe(
+            "study",
+            "The study's",
+            "Flips, rotation up to 36 degrees, translation up to 30%, borders reflected: as the source study.",
+            lambda A: [*_flips(A), _affine(A, 36, 0.3)],
+        ),
+        Recipe(
+            "strong",
+            "Strong",
+            "Flips, any rotation, zoom 0.8 to 1.25, and jitter of stain colour, blur and noise: "
+            "for laboratories that stain differently.",
+            _strong,
+        ),
+    )
+}
