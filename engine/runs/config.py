@@ -24,7 +24,7 @@ GEOMETRIES = ("square", "letterbox", "tiles")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MODES = ("exact", "fast")
 AUGMENTATIONS = ("none", "light", "study", "strong")
-PROTOCOLS = ("case", "holdout", "official-cleaned", "official", "image", "image-80-10-10", "given")
+PROTOCOLS = ("case", "holdout", "official-cleaned", "official", "image", "image-80-10-10", "csv")
 RECIPES = ("study-as-run", "study-as-described", "modern", "quick")
 TASKS = ("malignancy", "subtype")
 
@@ -84,7 +84,7 @@ class DataConfig:
     )
     split_csv: str = _option(
         "",
-        "A manifest CSV with image_id and split, for the protocol given.",
+        "A manifest CSV with image_id and split, for the protocol csv.",
         label="Split from CSV",
         flag="--split-csv",
         advanced=True,

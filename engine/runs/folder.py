@@ -212,13 +212,13 @@ class RunFolder:
         return live_state(self, self.status())
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self, wait_s: float = 5.0) -> Iterator[None]:
         """Hold the run's lock: the only way to write status, metrics, predictions and checkpoints.
 
         Raises:
             RunError: another worker holds it.
         """
-        lock = FileLock(self.path / ".lock", timeout=5)
+        lock = FileLock(self.path / ".lock", timeout=wait_s)
         try:
             lock.acquire()
         except Timeout as error:
@@ -252,6 +252,8 @@ class RunFolder:
 
     def metrics(self) -> pd.DataFrame:
         """Epoch metrics, the last row per (epoch, split); empty before the first epoch has ended."""
+        import pandas as pd
+
         rows = {
             (row.get("epoch"), row.get("split")): row for row in files.read_lines(self.path / "metrics.jsonl")
         }

@@ -5,10 +5,12 @@ Pages and command line launch through here and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,9 +212,10 @@ def stop(folder: RunFolder, *, kill: bool = False) -> str:
             found=f"state {state}",
             remedy="Only a queued or running run can be stopped",
         )
+    folder.request_stop()  # first of all: a worker that is just being started looks for it before it works
     if state == QUEUED:
-        if Queue(folder.runs).withdraw(folder.id) or not folder.is_alive():
-            folder.request_stop()
+        queue = Queue(folder.runs)
+        if queue.withdraw(folder.id) or folder.id not in {entry.run_id for entry in queue.entries()}:
             folder.write_status(folder.status().moved(STOPPED, ended_at=time.time()))
             return "It was waiting and has been taken out of the queue."
     executors.find("local").stop(folder, kill=kill)
@@ -285,12 +288,17 @@ def command_line(config: RunConfig, command: str = "start") -> str:
     return shlex.join(words)
 
 
-def work_here(folder: RunFolder) -> int:
-    """Execute a prepared run in this process (`engine train`); returns the exit code."""
+def work_here(folder: RunFolder, listener: Callable[[Status], None] | None = None) -> int:
+    """Execute a prepared run in this process (`engine train`), its output in its log; returns the exit code."""
     from engine.runs.worker import work
 
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    return work(folder.path)
+    with (
+        open(folder.path / "log.txt", "a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        return work(folder.path, listener)
 
 
 def default_fold(protocol: str) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from engine.runs.folder import RUNNING, RunFolder, boot_id
+from engine.runs.folder import RUNNING, RunFolder, Status, boot_id
 
 WRITE_EVERY_S = 1.0
 
@@ -20,9 +21,12 @@ WRITE_EVERY_S = 1.0
 class Reporter:
     """Progress of one run. Only rank 0 of a distributed run has one that writes."""
 
-    def __init__(self, folder: RunFolder, *, writes: bool = True):
+    def __init__(
+        self, folder: RunFolder, *, writes: bool = True, listener: Callable[[Status], None] | None = None
+    ):
         self.folder = folder
         self.writes = writes
+        self.listener = listener
         self.status = folder.status()
         self._written_at = 0.0
         self._began: tuple[float, float] | None = None
@@ -107,3 +111,5 @@ class Reporter:
         self._written_at = time.time()
         if self.writes:
             self.folder.write_status(self.status)
+        if self.listener:
+            self.listener(self.status)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import EngineError, RunError
-from engine.runs.folder import COMPLETED, FAILED, STOPPED, RunFolder
+from engine.runs.folder import COMPLETED, FAILED, STOPPED, RunFolder, Status
 from engine.runs.reporter import Reporter
 
 EXIT_COMPLETED = 0
@@ -34,13 +34,13 @@ EXIT_CODES = {
 }
 
 
-def work(path: Path) -> int:
-    """Execute the run in a folder; returns the exit code."""
+def work(path: Path, listener: Callable[[Status], None] | None = None) -> int:
+    """Execute the run in a folder; returns the exit code. `listener` hears every status written."""
     folder = RunFolder(Path(path).resolve())
     config = folder.config()
     try:
         with folder.hold():
-            report = Reporter(folder)
+            report = Reporter(folder, listener=listener)
             _catch_signals(report)
             report.begin(config.training.epochs)
             return _execute(folder, report, _job(config.kind))

@@ -1,0 +1,678 @@
+"""`python -m engine COMMAND`: everything the pages can do, from a terminal.
+
+With `--json`, stdout is exactly one JSON document; progress and logs go to stderr. A failure is one
+sentence on stderr and an exit code that is not 0. Each command imports what it needs when it runs: `--help`
+answers in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import ConfigError, EngineError
+from engine.runs.config import DataConfig, RunConfig, options
+
+if TYPE_CHECKING:
+    from engine.runs.folder import RunFolder, Status
+
+EXIT_ERROR = 2
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    options_given = _parser().parse_args(arguments)
+    try:
+        return options_given.run(options_given)
+    except EngineError as error:
+        _say(f"Error: {error}")
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        _say("Interrupted.")
+        return 130
+    except BrokenPipeError:  # `... | head`
+        sys.stderr.close()
+        return 0
+
+
+# -- the parser -------------------------------------------------------------------------------------
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults are worth a word only where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "", (), False, 0, 0.0, -1):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine",
+        description="Train, compare, ensemble and explain classifiers of BreakHis images. Research use only.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, run: Command, text: str, *, runs: bool = False, as_json: bool = False
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, formatter_class=_Help)
+        command.set_defaults(run=run)
+        if runs:
+            command.add_argument(
+                "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs"
+            )
+        if as_json:
+            command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        return command
+
+    command = add(
+        "sample",
+        _sample,
+        "Write a synthetic data set in the official layout, to try everything without a download.",
+    )
+    command.add_argument(
+        "target", type=Path, metavar="DIR", help="folder to write; new, empty or an earlier sample"
+    )
+    command.add_argument("--seed", type=int, default=0, help="another seed draws other tissue")
+
+    command = add(
+        "check",
+        _check,
+        "Count what a data set holds and name what is wrong with it; exit 1 when it cannot be used.",
+        as_json=True,
+    )
+    command.add_argument("data", type=Path, metavar="DATA", help="a copy of BreakHis, or another data set")
+
+    command = add(
+        "split", _split, "Divide a data set into train, val and test, and audit the result.", as_json=True
+    )
+    command.add_argument("data", type=Path, metavar="DATA", help="a copy of BreakHis, or another data set")
+    _add_option(command, DataConfig, "protocol")
+    command.add_argument("--fold", type=int, help="which fold is the test part; the first unless given")
+    command.add_argument("--seed", type=int, default=0, help="seed of the split")
+    command.add_argument("--out", type=Path, required=True, metavar="CSV", help="manifest to write")
+
+    command = add(
+        "audit",
+        _audit,
+        "Say what leaks between the splits of a manifest; exit 1 when something does.",
+        as_json=True,
+    )
+    command.add_argument("manifest", type=Path, metavar="CSV", help="a manifest with a split column")
+
+    for name, run, text in (
+        (
+            "train",
+            _train,
+            "Train one run (or a family, one after another) in the foreground; Ctrl-C stops and saves.",
+        ),
+        ("start", _start, "Hand the same run to a worker of its own, print its id and return."),
+    ):
+        command = add(name, run, text, runs=True, as_json=True)
+        _add_run_options(command)
+
+    add("runs", _runs, "List all runs, newest first.", runs=True, as_json=True)
+    for name, run, text in (
+        ("show", _show, "Say where a run is and how it did."),
+        ("stop", _stop, "Stop a run at its next step; it saves a checkpoint."),
+        ("resume", _resume, "Continue an unfinished run where its last checkpoint is."),
+        ("delete", _delete, "Move a run to the trash of its runs folder."),
+        ("restore", _restore, "Bring a deleted run back."),
+    ):
+        command = add(name, run, text, runs=True, as_json=True)
+        command.add_argument("id", metavar="ID", help="the id of a run (or its name, where only one has it)")
+        if name == "stop":
+            command.add_argument(
+                "--kill", action="store_true", help="end its process at once, without a checkpoint"
+            )
+            command.add_argument(
+                "--wait", type=float, default=0.0, metavar="S", help="wait so many seconds for it to end"
+            )
+
+    command = add(
+        "import",
+        _import,
+        "Make predictions of any other tool a run: compared and ensembled like ours.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument(
+        "predictions",
+        type=Path,
+        nargs="+",
+        metavar="CSV",
+        help="image_id and prob_<class>, one row per image",
+    )
+    command.add_argument("--name", required=True, metavar="LABEL", help="a label for people")
+
+    command = add(
+        "compare", _compare, "Score runs on the images that all of them predicted.", runs=True, as_json=True
+    )
+    command.add_argument("ids", nargs="+", metavar="ID")
+    command.add_argument(
+        "--split", choices=("train", "val", "test"), default="test", help="which predictions"
+    )
+
+    command = add(
+        "ensemble",
+        _ensemble,
+        "Combine runs, and score the result beside its members.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("ids", nargs="+", metavar="ID", help="members")
+    command.add_argument(
+        "--method", default="mean", help="mean, vote, or another method of `engine.analysis.ensemble`"
+    )
+    command.add_argument("--weights", metavar="W,W", help="a weight per member, for the method weighted")
+    command.add_argument("--name", metavar="LABEL", help="save it as a run of this name")
+    command.add_argument(
+        "--split", choices=("val", "test"), default="test", help="which predictions are reported"
+    )
+    command.add_argument("--search", action="store_true", help="rank all subsets on validation")
+    command.add_argument(
+        "--max-size", type=int, metavar="N", help="search subsets of at most so many members"
+    )
+    command.add_argument(
+        "--reveal", action="store_true", help="with --search: report the best one on test, once"
+    )
+
+    command = add(
+        "predict", _predict, "Predict images with a trained run or an ensemble.", runs=True, as_json=True
+    )
+    command.add_argument("id", metavar="ID")
+    command.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="CSV", help="write the predictions here instead of stdout"
+    )
+
+    command = add(
+        "explain",
+        _explain,
+        "Draw what a run looked at, over the image, at native pixels.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("id", metavar="ID")
+    command.add_argument("image", type=Path, metavar="IMAGE")
+    command.add_argument(
+        "--method",
+        default="gradcam",
+        help="gradcam, hirescam, gradcam++, layercam, eigengradcam, scorecam, ablationcam, randomcam",
+    )
+    command.add_argument("--target", default="malignant", help="a class (its logit), margin, or predicted")
+    command.add_argument(
+        "--layer", metavar="MODULE", help="dotted name of the layer; the architecture's own unless given"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="PNG", help="overlay to write")
+    command.add_argument(
+        "--raw", type=Path, metavar="NPY", help="also write the signed map on the layer's grid, float32"
+    )
+
+    command = add("work", _work, "Execute the run in a folder (what workers are started with).")
+    command.add_argument("folder", type=Path, metavar="DIR")
+    command = add(
+        "supervise",
+        _supervise,
+        "Start what waits in a queue until nothing is left (started by whoever submits).",
+    )
+    command.add_argument("runs", type=Path, metavar="DIR")
+    return parser
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    for group, item in options():
+        _add_option(command, group, item.name)
+    command.set_defaults(fold=None)
+    for action in command._actions:
+        if action.dest == "data":
+            action.required = True
+
+
+def _add_option(command: argparse.ArgumentParser, group: type, name: str) -> None:
+    """One flag from the facts of a configuration field; underscores work like dashes."""
+    item = next(item for item in dataclasses.fields(group) if item.name == name)
+    facts = item.metadata
+    flag = facts["flag"]
+    names = [flag] + ([flag.replace("-", "_").replace("__", "--", 1)] if "-" in flag[2:] else [])
+    words: dict[str, Any] = {
+        "dest": flag.lstrip("-").replace("-", "_"),
+        "default": item.default,
+        "help": facts["help"].replace("%", "%%"),
+    }
+    if isinstance(item.default, bool):
+        command.add_argument(*names, action="store_true", **words)
+        return
+    if facts.get("choices"):
+        words["choices"] = [choice for choice in facts["choices"] if choice]
+    if isinstance(item.default, tuple):
+        words["type"] = _listed
+    elif isinstance(item.default, int | float):
+        words["type"] = type(item.default)
+    command.add_argument(*names, **words)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _config(given: argparse.Namespace) -> RunConfig:
+    """The configuration that the flags spell out."""
+    from engine.runs.launch import default_fold
+
+    config = RunConfig()
+    values: dict[str, Any] = {}
+    prefix = {
+        "DataConfig": "data__",
+        "ModelConfig": "model__",
+        "TrainingConfig": "training__",
+        "RunConfig": "",
+    }
+    for group, item in options():
+        value = getattr(given, item.metadata["flag"].lstrip("-").replace("-", "_"))
+        if value is not None:
+            values[prefix[group.__name__] + item.name] = value
+    if given.fold is None:
+        values["data__fold"] = default_fold(given.protocol)
+    return config.changed(**values)
+
+
+# -- output -----------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _answer(given: argparse.Namespace, record: Any, text: str) -> None:
+    """The result: one JSON document with --json, a text for people otherwise."""
+    print(json.dumps(record, indent=1, ensure_ascii=False) if given.json else text, flush=True)
+
+
+def _progress(label: str, unit: str = "image") -> Callable[[int, int], None]:
+    """A progress bar on stderr, as a callback (done, total)."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=label, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+
+    def update(done: int, total: int) -> None:
+        bar.total = total
+        bar.n = done
+        bar.refresh()
+        if done >= total:
+            bar.close()
+
+    return update
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Rows as aligned text."""
+    import pandas as pd
+
+    return pd.DataFrame(rows).to_string(index=False) if rows else "Nothing here."
+
+
+# -- data -------------------------------------------------------------------------------------------
+
+
+def _sample(given: argparse.Namespace) -> int:
+    from engine.data.sample import write_sample
+
+    write_sample(given.target, seed=given.seed, progress=_progress("Drawing tissue"))
+    print(given.target)
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    from engine.data.breakhis import scan
+
+    _, inventory = scan(given.data, progress=_progress("Reading"))
+    record = inventory.as_record()
+    lines = [
+        f"{inventory.images} images, {inventory.slides} slides, {inventory.cases} cases",
+        inventory.counts.to_string(),
+        *[f"{problem['file']}: {problem['message']}" for problem in record["problems"]],
+    ]
+    if not inventory.usable:
+        lines.append("Not usable: both classes are needed.")
+    _answer(given, record, "\n".join(lines))
+    return 0 if inventory.usable else 1
+
+
+def _split(given: argparse.Namespace) -> int:
+    from engine.data.manifest import write_manifest
+    from engine.data.splits import composition
+    from engine.runs.launch import default_fold, prepare_data
+
+    fold = default_fold(given.protocol) if given.fold is None else given.fold
+    config = RunConfig().changed(
+        data__root=str(given.data),
+        data__protocol=given.protocol,
+        data__fold=fold,
+        data__split_seed=given.seed,
+    )
+    ready = prepare_data(config)
+    write_manifest(ready.manifest, given.out, absolute=True)
+    record = {
+        "manifest": str(given.out),
+        "split_hash": ready.split_hash,
+        "images": ready.manifest.table["split"].value_counts().to_dict(),
+        "audit": ready.audit.as_record(),
+        "warnings": list(ready.warnings),
+    }
+    text = "\n".join(
+        [
+            composition(ready.manifest.table).to_string(index=False),
+            ready.audit.verdict,
+            *ready.warnings,
+            f"Written: {given.out}",
+        ]
+    )
+    _answer(given, record, text)
+    return 0
+
+
+def _audit(given: argparse.Namespace) -> int:
+    from engine.data.audit import audit
+    from engine.data.manifest import read_manifest
+
+    found = audit(read_manifest(given.manifest).table)
+    _answer(given, found.as_record(), found.verdict)
+    return 1 if found.level == "leak" else 0
+
+
+# -- runs -------------------------------------------------------------------------------------------
+
+
+def _plan(given: argparse.Namespace) -> list[RunConfig]:
+    """The runs that the flags ask for, all checked before the first one starts."""
+    from engine.runs import launch
+
+    configs = launch.plan(_config(given), models=[given.model])
+    found = launch.problems(configs[0])
+    for error in found[:-1]:
+        _say(f"Error: {error}")
+    if found:
+        raise found[-1]
+    return configs
+
+
+def _train(given: argparse.Namespace) -> int:
+    from engine.runs import launch
+    from engine.runs.folder import STARTING
+
+    ids, code = [], 0
+    for config in _plan(given):
+        folder = launch.prepare(config, given.runs, state=STARTING)
+        ids.append(folder.id)
+        _say(f"Run {folder.id}: {folder.audit()['verdict']}")
+        code = launch.work_here(folder, _status_line())
+        status = folder.status()
+        if status.error:
+            _say(f"\nError: {status.error['message']} {status.error.get('remedy') or ''}")
+        if code:
+            break
+    record = {"id": ids[0]} if len(ids) == 1 else {"id": ids[0], "ids": ids}
+    _answer(given, record, "\n".join(ids))
+    return code
+
+
+def _status_line() -> Callable[[Status], None]:
+    """One line on stderr that follows a run; a line per phase where stderr is no terminal."""
+    live = sys.stderr.isatty()
+    real = sys.stderr
+    seen: list[str] = []
+
+    def show(status: Status) -> None:
+        epoch = f" epoch {status.epoch}/{status.epochs}" if status.epoch else ""
+        left = f", {_duration(status.eta_s)} left" if status.eta_s is not None else ""
+        best = (
+            f", best {status.best['metric']} {status.best['value']:.3f} (epoch {status.best['epoch']})"
+            if status.best
+            else ""
+        )
+        text = f"{status.state}: {status.phase}{epoch} {status.progress:4.0%}{left}{best}"
+        if live:
+            real.write(f"\r\x1b[K{text}")
+        elif (key := f"{status.state} {status.phase} {status.epoch}") not in seen:
+            seen.append(key)
+            real.write(text + "\n")
+        real.flush()
+
+    return show
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    )
+
+
+def _start(given: argparse.Namespace) -> int:
+    from engine.runs import launch
+
+    ids = [launch.start(config, given.runs).id for config in _plan(given)]
+    _answer(given, {"id": ids[0]} if len(ids) == 1 else {"id": ids[0], "ids": ids}, "\n".join(ids))
+    return 0
+
+
+def _runs(given: argparse.Namespace) -> int:
+    from engine.runs.folder import summaries
+
+    found = summaries(given.runs)
+    rows = [
+        {
+            "id": summary.id,
+            "name": summary.name,
+            "kind": summary.config.kind,
+            "state": summary.state,
+            "progress": round(summary.status.progress, 3),
+            "best": summary.status.best,
+            "leakage": summary.audit["level"],
+        }
+        for summary in found
+    ]
+    for_people = [
+        {
+            **row,
+            "progress": f"{row['progress']:.0%}",
+            "best": f"{row['best']['value']:.3f} @ {row['best']['epoch']}" if row["best"] else "",
+        }
+        for row in rows
+    ]
+    _answer(given, {"runs": rows}, _table(for_people))
+    return 0
+
+
+def _locate(given: argparse.Namespace, run_id: str | None = None) -> RunFolder:
+    from engine.runs.folder import locate
+
+    return locate(given.runs, run_id or given.id)
+
+
+def _show(given: argparse.Namespace) -> int:
+    folder = _locate(given)
+    summary = folder.summary()
+    status = summary.status
+    record = {
+        "id": folder.id,
+        "name": summary.name,
+        "kind": summary.config.kind,
+        "state": summary.state,
+        "stalled": summary.stalled,
+        "phase": status.phase,
+        "progress": status.progress,
+        "epoch": status.epoch,
+        "epochs": status.epochs,
+        "eta_s": status.eta_s,
+        "best": status.best,
+        "error": status.error,
+        "audit": summary.audit,
+        "predictions": list(summary.has_predictions),
+        "config": summary.config.to_record(),
+    }
+    lines = [
+        f"{summary.name} ({folder.id})",
+        f"{summary.state}, {status.progress:.0%} {status.phase}".strip(),
+        summary.audit["verdict"],
+    ]
+    if summary.stalled:
+        lines.append(
+            f"No sign for {_duration(time.time() - status.check_in_at)}: its process lives, but may hang."
+        )
+    if status.best:
+        lines.append(
+            f"Best {status.best['metric']} {status.best['value']:.3f} at epoch {status.best['epoch']}"
+        )
+    if status.error:
+        lines.append(f"{status.error['message']} {status.error.get('remedy') or ''}".strip())
+    _answer(given, record, "\n".join(lines))
+    return 0
+
+
+def _stop(given: argparse.Namespace) -> int:
+    from engine.runs import launch
+
+    folder = _locate(given)
+    said = launch.stop(folder, kill=given.kill)
+    state = launch.wait(folder, given.wait) if given.wait else folder.state()
+    _answer(given, {"id": folder.id, "state": state, "message": said}, said)
+    return 0
+
+
+def _resume(given: argparse.Namespace) -> int:
+    from engine.runs import launch
+
+    folder = _locate(given)
+    said = launch.resume(folder)
+    _answer(given, {"id": folder.id, "state": folder.state(), "message": said}, said)
+    return 0
+
+
+def _delete(given: argparse.Namespace) -> int:
+    from engine.runs.folder import delete
+
+    folder = _locate(given)
+    delete(folder)
+    _answer(given, {"id": folder.id}, f"Moved to the trash: {folder.id} (restore brings it back)")
+    return 0
+
+
+def _restore(given: argparse.Namespace) -> int:
+    from engine.runs.folder import restore
+
+    folder = restore(given.runs, given.id)
+    _answer(given, {"id": folder.id}, f"Restored: {folder.id}")
+    return 0
+
+
+# -- results ----------------------------------------------------------------------------------------
+
+
+def _import(given: argparse.Namespace) -> int:
+    from engine.runs.results import import_predictions
+
+    folder = import_predictions(given.predictions, given.name, given.runs)
+    _answer(given, {"id": folder.id}, folder.id)
+    return 0
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from engine.runs.results import compare_runs
+
+    result = compare_runs([_locate(given, run_id) for run_id in given.ids], given.split)
+    _answer(given, result.as_record(), result.as_text())
+    return 0
+
+
+def _ensemble(given: argparse.Namespace) -> int:
+    from engine.runs import results
+
+    members = [_locate(given, run_id) for run_id in given.ids]
+    if given.search:
+        found = results.search_ensembles(
+            members, max_size=given.max_size, reveal=given.reveal, progress=_progress("Searching", "subset")
+        )
+        _answer(given, found.as_record(), found.as_text())
+        return 0
+    weights = [_number(text) for text in given.weights.split(",")] if given.weights else None
+    result = results.ensemble_runs(
+        members, given.method, weights=weights, split=given.split, name=given.name, runs=given.runs
+    )
+    _answer(given, result.as_record(), result.as_text())
+    return 0
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(
+            "A weight is not a number", found=text, remedy="Give numbers with commas between them: 1,0.5,2"
+        ) from error
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from engine import files
+    from engine.runs.results import predict_images
+
+    table = predict_images(_locate(given), given.images, progress=_progress("Predicting"))
+    if given.out:
+        files.write_csv(given.out, table)
+    record = {"id": given.id, "n": len(table), "predictions": table.to_dict(orient="records")}
+    _answer(
+        given,
+        record,
+        f"{len(table)} images predicted: {given.out}" if given.out else table.to_csv(index=False).rstrip(),
+    )
+    return 0
+
+
+def _explain(given: argparse.Namespace) -> int:
+    from engine.runs.results import explain_image
+
+    record = explain_image(
+        _locate(given),
+        given.image,
+        method=given.method,
+        target=given.target,
+        layer=given.layer,
+        out=given.out,
+        raw=given.raw,
+    )
+    _answer(
+        given,
+        record,
+        f"{record['image']}: {record['predicted']} ({record['probability']:.3f}), overlay in {given.out}",
+    )
+    return 0
+
+
+# -- processes --------------------------------------------------------------------------------------
+
+
+def _work(given: argparse.Namespace) -> int:
+    from engine.runs.worker import work
+
+    return work(given.folder)
+
+
+def _supervise(given: argparse.Namespace) -> int:
+    from engine.runs.supervisor import supervise
+
+    return supervise(given.runs)
