@@ -1,0 +1,105 @@
+"""Fixtures that every page test shares: run folders without torch, and the app on its own folders."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fabricate  # beside this file: pytest puts tests/ on the path
+import pytest
+
+from engine.runs.folder import RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / "dashboard" / "Home.py"
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty runs folder that the dashboard uses (and no sample data beside it)."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    monkeypatch.setenv("DASHBOARD_RUNS", str(folder))
+    monkeypatch.setenv("DASHBOARD_SAMPLE", str(tmp_path / "sample_data"))
+    return folder
+
+
+@pytest.fixture
+def make_run(runs_dir: Path) -> Callable[..., RunFolder]:
+    """`make_run(name=..., protocol="image", state="failed", ...)`: see `fabricate.run`."""
+
+    def make(**values) -> RunFolder:
+        return fabricate.run(runs_dir, **values)
+
+    return make
+
+
+@pytest.fixture
+def finished_run(make_run: Callable[..., RunFolder]) -> RunFolder:
+    """A completed run with metrics and predictions for val and test, split by case."""
+    return make_run()
+
+
+@pytest.fixture
+def leaking_run(make_run: Callable[..., RunFolder]) -> RunFolder:
+    """The same under the study's split by image."""
+    return make_run(name="image split", protocol="image", seed=1)
+
+
+@pytest.fixture
+def running_run(runs_dir: Path) -> Iterator[RunFolder]:
+    """A run whose worker is alive: its lock is held."""
+    with fabricate.running(runs_dir, name="still training") as folder:
+        yield folder
+
+
+@pytest.fixture
+def app(runs_dir: Path) -> Callable:
+    """`app("runs", id="...")`: that page as AppTest sees it, with these parameters in its URL.
+
+    The overview runs first (AppTest wants the entrypoint before a page), then the page.
+    """
+    from streamlit.testing.v1 import AppTest
+
+    def open_page(page: str = "overview", **params: str) -> AppTest:
+        at = AppTest.from_file(str(HOME), default_timeout=30)
+        at.run()
+        if page != "overview" or params:
+            if page != "overview":
+                at.switch_page(str(ROOT / "pages" / f"{page}.py"))
+            for name, value in params.items():
+                at.query_params[name] = value
+            at.run()
+        return at
+
+    return open_page
+
+
+@pytest.fixture
+def said() -> Callable:
+    """`said(at)`: everything a page says, as one text, for `assert "..." in said(at)`."""
+    return _said
+
+
+def _said(at) -> str:
+    parts: list[str] = []
+    for kind in (
+        "markdown",
+        "caption",
+        "title",
+        "header",
+        "subheader",
+        "error",
+        "warning",
+        "info",
+        "success",
+        "text",
+        "code",
+    ):
+        parts += [str(element.value) for element in at.get(kind)]
+    for element in at.get("html"):
+        body = str(element.proto.body)
+        if not body.lstrip().startswith("<style>"):
+            parts.append(html.unescape(body))
+    return "\n".join(parts).replace("\\", "")
