@@ -22,7 +22,8 @@ CLIP = 1e-6
 
 def classes_of(table: pd.DataFrame) -> tuple[str, ...]:
     """The classes a table has probabilities for, in label order (benign before malignant)."""
-    return class_order(name.removeprefix("prob_") for name in table.columns if name.startswith("prob_"))
+    present = [name.removeprefix("prob_") for name in table.columns if name.startswith("prob_")]
+    return tuple(name for name in class_order(present) if name in present)
 
 
 def probabilities(table: pd.DataFrame) -> np.ndarray:
@@ -132,14 +133,18 @@ def validate(table: pd.DataFrame, name: str = "predictions") -> pd.DataFrame:
 
 
 def with_logits(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `logit_<class>` columns; log-probabilities clipped at 1e-6 where there were none.
+    """The table with `logit_<class>` columns, made from the probabilities where there were none.
 
-    For two classes logit_malignant - logit_benign is then the log-odds, as softmax wants it.
+    Two classes: 0 and the log-odds of the second, so that softmax gives the probability back. More: the
+    log-probabilities. Probabilities are clipped at 1e-6 first.
     """
     classes = classes_of(table)
     if all(f"logit_{name}" in table.columns for name in classes):
         return table
     values = np.log(np.clip(probabilities(table), CLIP, 1 - CLIP))
+    if len(classes) == 2:
+        clipped = np.clip(probabilities(table)[:, 1], CLIP, 1 - CLIP)
+        values = np.column_stack([np.zeros(len(table)), np.log(clipped / (1 - clipped))])
     return table.assign(**{f"logit_{name}": values[:, position] for position, name in enumerate(classes)})
 
 
