@@ -1,0 +1,171 @@
+"""The house rules as tests: who may import what, no cycles, every fixed package really used."""
+
+import ast
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"torch", "torchvision", "timm", "pytorch_grad_cam"}
+TORCH_HOMES = ("engine/training/", "engine/explain/")
+USED_IN = {
+    "streamlit": "dashboard",
+    "torch": "engine/training",
+    "torchvision": "engine",
+    "timm": "engine/training",
+    "albumentations": "engine/data",
+    "plotly": "engine/report",
+    "pandas": "engine",
+    "sklearn": "engine",
+    "pytorch_grad_cam": "engine/explain",
+}
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path: Path, *, module_level: bool = False) -> set[str]:
+    """Dotted names a file imports; at module level: not inside functions or TYPE_CHECKING blocks."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if module_level and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.module:
+                found.update(f"{child.module}.{alias.name}" for alias in child.names)
+                found.add(child.module)
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """Module-level imports among the engine's modules."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sources("engine")}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    return {
+        name: {target for target in imports(path, module_level=True) if target in modules} - {name}
+        for name, path in modules.items()
+    }
+
+
+def test_the_engine_knows_no_screen():
+    for path in sources("engine"):
+        assert not tops(imports(path)) & {"streamlit", "dashboard", "pages"}, path
+
+
+def test_plotly_is_drawn_with_in_the_report_only():
+    for path in sources("engine"):
+        if "plotly" in tops(imports(path)):
+            assert path.is_relative_to(ROOT / "engine/report") or path.name == "overlay.py", path
+
+
+def test_torch_lives_in_training_and_explain_only():
+    for path in sources("engine"):
+        where = path.relative_to(ROOT).as_posix()
+        if not where.startswith((*TORCH_HOMES, "engine/bench/")):
+            assert not tops(imports(path)) & HEAVY, where
+
+
+def test_no_page_loads_torch_before_it_is_needed():
+    for path in sources("pages", "dashboard"):
+        named = imports(path, module_level=True)
+        assert not tops(named) & (HEAVY | {"albumentations", "sklearn"}), path
+        assert not {name for name in named if name.startswith(("engine.training.", "engine.data.augment"))}, (
+            path
+        )
+
+
+def test_engine_imports_have_no_cycle_and_stay_short():
+    edges = graph()
+    depths: dict[str, int] = {}
+
+    def depth(name: str, path: tuple[str, ...]) -> int:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in depths:
+            depths[name] = 1 + max((depth(target, (*path, name)) for target in edges[name]), default=0)
+        return depths[name]
+
+    deepest = max(edges, key=lambda name: depth(name, ()))
+    assert depths[deepest] <= 9, f"{deepest} stands on a chain of {depths[deepest]} modules"
+
+
+@pytest.mark.parametrize("package", sorted(USED_IN))
+def test_every_fixed_package_is_used_by_the_product(package):
+    users = [path for path in sources(USED_IN[package]) if package in tops(imports(path))]
+    assert users, f"{package} is imported nowhere under {USED_IN[package]}"
+
+
+LIGHT = (
+    "engine.cli",
+    "engine.runs.folder",
+    "engine.runs.launch",
+    "engine.runs.supervisor",
+    "engine.analysis.comparison",
+    "engine.data.splits",
+    "engine.data.audit",
+)
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_stay_light(module):
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert not tops(set(loaded.split())) & {
+        "torch",
+        "timm",
+        "albumentations",
+        "sklearn",
+        "streamlit",
+        "pytorch_grad_cam",
+        "matplotlib",
+    }
+
+
+def test_the_supervisor_needs_no_tables():
+    code = "import sys, engine.runs.supervisor; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert not tops(set(loaded.split())) & {"pandas", "numpy"}
+
+
+def test_what_is_refused_everywhere():
+    """Source scan: nothing that executes data, nothing that decodes outside the one function."""
+    banned = ("pickle", "joblib", "torchvision.io", "marshal", "shelve")
+    for path in sources("engine", "dashboard", "pages"):
+        names = imports(path)
+        assert not {name for name in names if name.startswith(banned)}, path
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            words = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert words.get("shell") != "True", path
+            assert not name.endswith(("cv2.imread", "os.system", "pd.read_pickle")), path
+            assert name not in ("eval", "exec"), path
+            if name == "torch.load":
+                assert words.get("weights_only") == "True", path
+
+
+def test_nothing_names_a_machine():
+    """What is committed runs anywhere: no absolute path of a developer's machine."""
+    for path in [*sources("engine", "dashboard", "pages", "tests"), ROOT / "README.md"]:
+        if path != Path(__file__) and path.exists():
+            assert "/work/" not in path.read_text(encoding="utf-8"), path
