@@ -1,0 +1,220 @@
+"""Results that no worker makes: imports, comparisons, ensembles, pooled cross-validations, single images.
+
+Each is a run folder like any other, so that no page needs a special case; pages and command line come
+through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from engine import files
+from engine.analysis.comparison import Comparison, Entry, compare
+from engine.analysis.importing import read_foreign
+from engine.analysis.predictions import classes_of
+from engine.errors import PredictionsError, RunError
+from engine.runs.config import RunConfig
+from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
+
+Progress = Callable[[int, int], None]
+LEVELS = ("clean", "unknown", "leak")  # from best to worst
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+# -- what a run was trained on --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The images and cases a run (or any member of an ensemble) learned from; `known` is False for imports."""
+
+    images: frozenset[str]
+    cases: frozenset[str]
+    known: bool
+
+
+def trained_on(folder: RunFolder) -> TrainedOn:
+    """What a run was fitted on: its training part; of an ensemble, that of all its members."""
+    config = folder.config()
+    if config.kind in ("ensemble", "pooled"):
+        parts = []
+        for run_id in config.details.get("members", ()):
+            try:
+                parts.append(trained_on(locate(folder.runs, run_id)))
+            except RunError:  # deleted since: nothing is known of it any more
+                parts.append(TrainedOn(frozenset(), frozenset(), False))
+        return TrainedOn(
+            frozenset().union(*(part.images for part in parts)),
+            frozenset().union(*(part.cases for part in parts)),
+            bool(parts) and all(part.known for part in parts),
+        )
+    if not (folder.path / "manifest.csv").is_file():
+        if "train" not in folder.predicted_splits():
+            return TrainedOn(frozenset(), frozenset(), False)
+        table = folder.predictions("train")
+        return TrainedOn(frozenset(table["image_id"]), frozenset(table["case"]) - {""}, True)
+    table = folder.manifest().table
+    if "split" not in table.columns:
+        return TrainedOn(frozenset(), frozenset(), False)
+    rows = table[table["split"] == "train"]
+    return TrainedOn(frozenset(rows["image_id"]), frozenset(rows["case"]) - {""}, True)
+
+
+# -- import ---------------------------------------------------------------------------------------
+
+
+def import_predictions(
+    sources: Sequence[Path], name: str, runs: Path, *, mapping: Mapping[str, str] | None = None
+) -> RunFolder:
+    """Make another tool's predictions a run (kind `import`).
+
+    Raises:
+        PredictionsError: see `engine.analysis.importing.read_foreign`.
+    """
+    table = read_foreign(sources, mapping)
+    details = {
+        "sources": [Path(source).name for source in sources],
+        "sha256": [files.sha256(source) for source in sources],
+    }
+    config = RunConfig(kind="import", name=name, classes=classes_of(table), details=details)
+    audit = {
+        "level": "unknown",
+        "verdict": "Unknown: these predictions were made by another tool; which cases it was trained on is not recorded.",
+    }
+    parts = {
+        split: rows.drop(columns="split").reset_index(drop=True) for split, rows in table.groupby("split")
+    }
+    return _finished(runs, config, "import", parts, audit)
+
+
+def _finished(
+    runs: Path, config: RunConfig, slug: str, parts: Mapping[Any, pd.DataFrame], audit: dict[str, Any]
+) -> RunFolder:
+    """A run folder that is complete at once; its status is written last."""
+    folder = create(runs, config, slug, audit=audit, status=Status().moved("starting"))
+    for split, table in parts.items():
+        folder.write_predictions(str(split), table)
+    folder.write_status(Status(progress=1.0).moved(COMPLETED, ended_at=folder.status().check_in_at))
+    return folder
+
+
+# -- compare --------------------------------------------------------------------------------------
+
+
+def entry(folder: RunFolder, split: str = "test", threshold: float | None = None) -> Entry:
+    """A run as the comparison takes it."""
+    return Entry(folder.id, folder.name, folder.predictions(split), folder.config().to_record(), threshold)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison and what leaks in its entries."""
+
+    comparison: Comparison
+    audits: Mapping[str, dict[str, Any]]
+    split: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_record(self) -> dict[str, Any]:
+        """The document of `compare --json` and `ensemble --json`."""
+        record = {**self.comparison.as_records(), "split": self.split, **self.extra}
+        for run in record["runs"]:
+            audit = self.audits.get(run["id"], {})
+            run["leakage"] = {"level": audit.get("level", "unknown"), "verdict": audit.get("verdict", "")}
+        return record
+
+    def as_text(self) -> str:
+        """The same for people: scores with intervals, matrices, leakage."""
+        lines = []
+        for result in self.comparison.entries:
+            audit = self.audits.get(result.id, {})
+            lines += [f"{result.name} ({result.id})", f"  {audit.get('verdict', '')}"]
+            lines += [f"  {name:>18}  {estimate}" for name, estimate in result.scores.items()]
+            for part, matrix in result.confusion.items():
+                lines.append(f"  {part:>5} (rows true, columns predicted): {matrix}")
+        if self.comparison.note:
+            lines.append(self.comparison.note)
+        for difference in self.comparison.differences:
+            lines.append(
+                f"{difference.id} - {difference.reference}, {difference.score}: {difference.estimate} p = {difference.p:.3g}"
+            )
+        lines += [
+            f"{key}: {value}" for key, value in self.extra.items() if isinstance(value, str | int | float)
+        ]
+        return "\n".join(lines)
+
+
+def compare_runs(folders: Sequence[RunFolder], split: str = "test", **options: Any) -> Compared:
+    """Score runs on the images all of them predicted in this split.
+
+    Raises:
+        RunError: one has no such predictions. PredictionsError: see `engine.analysis.comparison.align`.
+    """
+    _distinct(folders)
+    result = compare([entry(folder, split) for folder in folders], **options)
+    return Compared(result, {folder.id: folder.audit() for folder in folders}, split)
+
+
+def _distinct(folders: Sequence[RunFolder]) -> None:
+    ids = [folder.id for folder in folders]
+    if len(set(ids)) < len(ids):
+        twice = sorted({run_id for run_id in ids if ids.count(run_id) > 1})
+        raise PredictionsError(
+            "The same run is named twice", found=", ".join(twice), remedy="Name every run once"
+        )
+
+
+# -- pooled cross-validation ----------------------------------------------------------------------
+
+
+def pool_folds(folders: Sequence[RunFolder], name: str, runs: Path) -> RunFolder:
+    """Put the test parts of one model's folds together: every image predicted by the run that never saw its case.
+
+    Raises:
+        PredictionsError: two folds tested the same image, or the classes differ.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {"val": [], "test": []}
+    for folder in folders:
+        fold = folder.config().data.fold
+        for split in parts:
+            if split in folder.predicted_splits():
+                parts[split].append(folder.predictions(split).assign(fold=fold))
+    if not parts["test"]:
+        raise PredictionsError(
+            "None of these runs has test predictions", remedy="Wait until they have completed"
+        )
+    tables = {split: pd.concat(tables, ignore_index=True) for split, tables in parts.items() if tables}
+    repeated = tables["test"].loc[tables["test"]["image_id"].duplicated(), "image_id"]
+    if len(repeated):
+        raise PredictionsError(
+            "Two of these runs tested the same image",
+            found=f"{len(repeated)} images, for example {repeated.iloc[0]}",
+            remedy="Pool the folds of one cross-validation, each fold once",
+        )
+    first = folders[0].config()
+    config = RunConfig(
+        kind="pooled",
+        name=name,
+        model=first.model,
+        data=first.data,
+        classes=first.classes,
+        details={"members": [folder.id for folder in folders]},
+    )
+    return _finished(runs, config, f"pooled_{first.model.name}", tables, worst_audit(folders))
+
+
+def worst_audit(folders: Sequence[RunFolder]) -> dict[str, Any]:
+    """The badge of what is made from several runs: the worst of theirs, saying whose it is."""
+    audits = [(folder.name, folder.audit()) for folder in folders]
+    name, worst = max(audits, key=lambda pair: LEVELS.index(pair[1].get("level", "unknown")))
+    if worst.get("level") == "clean":
+        return {
+            "level": "clean",
+            "verdict": f"Clean: no case is on two sides in any of the {len(folders)} members.",
+        }
+    return {**worst, "verdict": f"{worst.get('verdict', 'Unknown.')} (member {name})"}
