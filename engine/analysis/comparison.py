@@ -1,0 +1,630 @@
+"""Which model is better, where, for whom, and is the difference real?
+
+Entries are compared on the images they have in common, at the same draws of cases, so that every interval
+of a difference is paired. Tests: sign-flip permutation over cases (the honest one), exact McNemar over
+images (labelled, because it ignores that images share patients), Holm over the comparisons made.
+
+References: McNemar, Psychometrika 12:153, 1947; Holm, Scand. J. Stat. 6:65, 1979; Good, Permutation,
+Parametric and Bootstrap Tests of Hypotheses, 2005, chapter 3 (exchanging whole clusters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis import intervals, metrics
+from engine.analysis.intervals import DRAWS, Difference, Estimate, Resample, statistic
+from engine.analysis.metrics import DEFAULT_SCORES, Outcome
+from engine.analysis.predictions import GROUP_COLUMNS, classes_of, confusion, labels, predicted
+from engine.errors import PredictionsError, shorten
+
+FLIPS = 10_000
+UNSURE = 0.65  # an image is unsure below this probability of its predicted class
+CONFIDENT = 0.9  # and confident from this on
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Tables of the same images in the same order.
+
+    dropped: per id, how many of its images another entry lacks. note: one sentence, empty if none dropped.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    classes: tuple[str, ...]
+    dropped: dict[str, int]
+    note: str
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self.tables)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """image_id and the group columns, as all entries share them."""
+        first = next(iter(self.tables.values()))
+        return first[["image_id", *GROUP_COLUMNS, *[c for c in ("fold",) if c in first.columns]]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tables.values())))
+
+
+def align(tables: Mapping[str, pd.DataFrame]) -> Aligned:
+    """Reduce tables to their common images; what one entry does not know (case, ...) comes from the others.
+
+    Raises:
+        PredictionsError: no table, different classes, images predicted twice, no common image, or labels
+            that contradict each other.
+    """
+    if not tables:
+        raise PredictionsError("There is nothing to compare", remedy="Choose at least one entry")
+    classes = _same_classes(tables)
+    keys = _keys(tables)
+    frames = {name: table.set_index(keys[name], drop=True) for name, table in tables.items()}
+    common = next(iter(frames.values())).index
+    for frame in frames.values():
+        common = common[common.isin(frame.index)]
+    if common.empty:
+        first, second = (*tables, *tables)[:2]  # a single empty table has no image either
+        raise PredictionsError(
+            "The entries have no image in common",
+            found=f"for example {_example(tables[first])} in {first} and {_example(tables[second])} in {second}",
+            remedy="Compare entries that were tested on the same images (same protocol, fold and split)",
+        )
+    picked = {name: frame.loc[common].reset_index(drop=True) for name, frame in frames.items()}
+    dropped = {name: len(tables[name]) - len(common) for name in tables}
+    shared = _shared_groups(picked)
+    picked = {name: frame.assign(**shared) for name, frame in picked.items()}
+    return Aligned(picked, classes, dropped, _note(dropped, len(common)))
+
+
+def _same_classes(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    found = {name: classes_of(table) for name, table in tables.items()}
+    if len(set(found.values())) > 1:
+        raise PredictionsError(
+            "The entries predict different classes",
+            found="; ".join(f"{name}: {', '.join(classes)}" for name, classes in found.items()),
+            remedy="Compare entries of one task",
+        )
+    return next(iter(found.values()))
+
+
+def _keys(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.Index]:
+    """What identifies a row: image_id; with the fold where an image was tested in several folds."""
+    repeated = [name for name, table in tables.items() if table["image_id"].duplicated().any()]
+    if not repeated:
+        return {name: pd.Index(table["image_id"].astype(str), name=None) for name, table in tables.items()}
+    keys = {}
+    for name, table in tables.items():
+        folds = table["fold"].astype(str) if "fold" in table.columns else pd.Series("", index=table.index)
+        keys[name] = pd.Index(table["image_id"].astype(str) + "\t" + folds)
+        if keys[name].duplicated().any():
+            ids = table.loc[keys[name].duplicated(), "image_id"].astype(str).tolist()
+            raise PredictionsError(
+                f"{name} predicts some images more than once",
+                found=shorten(ids),
+                remedy="Choose one split (test) or one fold",
+            )
+    return keys
+
+
+def _example(table: pd.DataFrame) -> str:
+    return str(table["image_id"].iloc[0]) if len(table) else "no images"
+
+
+def _shared_groups(picked: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
+    """Group columns filled from the first entry that knows them; labels must not contradict."""
+    shared = {}
+    for column in GROUP_COLUMNS:
+        values = np.full(len(next(iter(picked.values()))), "", dtype=object)
+        for name, frame in picked.items():
+            own = frame[column].astype(str).to_numpy(dtype=object)
+            clash = (values != "") & (own != "") & (values != own)
+            if column == "label" and clash.any():
+                where = int(np.flatnonzero(clash)[0])
+                raise PredictionsError(
+                    f"The labels of {name} contradict those of the other entries",
+                    found=f"{int(clash.sum())} images, for example {frame['image_id'].iloc[where]}: "
+                    f"{own[where]} and {values[where]}",
+                    remedy="Correct the label column, or leave it out: labels are then taken from the others",
+                )
+            values = np.where(values == "", own, values)
+        shared[column] = values.astype(str)
+    return shared
+
+
+def _note(dropped: Mapping[str, int], common: int) -> str:
+    losing = {name: count for name, count in dropped.items() if count}
+    if not losing:
+        return ""
+    parts = shorten([f"{name} loses {count:,}" for name, count in losing.items()])
+    return f"Only the {common:,} images that all entries predict are compared ({parts})"
+
+
+# --- tests ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Exact two-sided McNemar test. first_only: images only the first has right; second_only likewise."""
+
+    first_only: int
+    second_only: int
+    p: float
+    label: str = "image level, ignores clustering"
+
+
+def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> McNemar:
+    """Exact McNemar test of two sets of right / wrong (images,) bool; p is 1 without discordant images."""
+    from scipy.special import bdtr
+
+    b, c = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
+    p = min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
+    return McNemar(b, c, p)
+
+
+def sign_flip(name: str, first: Outcome, second: Outcome, *, flips: int = FLIPS, seed: int = 0) -> float:
+    """Two-sided permutation p of a score's difference: the two models are exchanged, whole cases at a time.
+
+    Every score is handled alike, rank scores included: both models' images stand in one table and each
+    exchange takes a case's images from one or from the other. All 2^cases exchanges where they are fewer
+    than `flips`, otherwise a random sample. nan where the score is undefined.
+    """
+    groups = intervals.clusters(first)
+    size = groups.size
+    both = _stack(first, second)
+    doubled = intervals.Clusters(
+        np.concatenate([groups.unit, groups.unit + size]), np.tile(groups.stratum, 2), groups.kind
+    )
+    if groups.kind != "case" and metrics.score_of(name).family == "patient":
+        return float("nan")
+    if groups.kind == "case" and (first.case < 0).any():
+        both = _own_cases(both, doubled)
+    measure = statistic(name, both, doubled)
+    exact = 2.0**size <= flips
+    if exact:
+        swap = ((np.arange(2**size)[:, None] >> np.arange(size)) & 1).astype(np.float32)
+    else:
+        swap = np.random.default_rng(seed).integers(0, 2, size=(flips, size)).astype(np.float32)
+
+    def gap(kept: np.ndarray) -> np.ndarray:
+        return measure.at(np.hstack([kept, 1 - kept])) - measure.at(np.hstack([1 - kept, kept]))
+
+    seen = float(gap(np.ones((1, size), dtype=np.float32))[0])
+    if np.isnan(seen):
+        return float("nan")
+    extreme = int((np.abs(gap(1 - swap)) >= abs(seen) - 1e-9).sum())
+    return extreme / len(swap) if exact else (extreme + 1) / (len(swap) + 1)
+
+
+def _stack(first: Outcome, second: Outcome) -> Outcome:
+    """Both models' images in one outcome, the second's cases numbered after the first's."""
+    present = np.unique(first.case[first.case >= 0])
+    case = np.where(first.case >= 0, np.searchsorted(present, first.case), -1)
+    names = tuple(first.cases[k] for k in present)
+    return Outcome(
+        first.classes,
+        np.tile(first.true, 2),
+        np.vstack([first.probs, second.probs]),
+        np.concatenate([first.guess, second.guess]),
+        np.concatenate([case, np.where(case >= 0, case + len(names), -1)]),
+        names + names,
+        first.threshold,
+    )
+
+
+def _own_cases(both: Outcome, doubled: intervals.Clusters) -> Outcome:
+    """Images of unknown case as cases of their own, so that every unit is a case."""
+    return Outcome(
+        both.classes,
+        both.true,
+        both.probs,
+        both.guess,
+        doubled.unit,
+        tuple(map(str, range(doubled.size))),
+        both.threshold,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment; nan stays nan and is not counted as a comparison."""
+    values = np.asarray(p_values, dtype=float)
+    adjusted = np.full(len(values), np.nan)
+    known = np.flatnonzero(np.isfinite(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    steps = values[order] * (len(order) - np.arange(len(order)))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(order) else []
+    return [float(number) for number in adjusted]
+
+
+# --- the comparison ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What is compared: a run, a pooled cross-validation, an ensemble, an import. config may be empty.
+
+    threshold: the operating point that calls an image malignant, None for the most probable class.
+    """
+
+    id: str
+    name: str
+    predictions: pd.DataFrame
+    config: Mapping = field(default_factory=dict)
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EntryResult:
+    """One entry's figures on the common images. confusion: `all` and each magnification -> counts."""
+
+    id: str
+    name: str
+    n: int
+    n_cases: int
+    accuracy: float
+    confusion: dict[str, list[list[int]]]
+    scores: dict[str, Estimate]
+    patients: tuple[int, int]
+
+    def as_record(self) -> dict:
+        """As `compare --json` prints it: accuracy is an unrounded fraction."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "n": self.n,
+            "n_cases": self.n_cases,
+            "accuracy": self.accuracy,
+            "confusion": self.confusion,
+            "patients": {"right": self.patients[0], "n": self.patients[1]},
+            "scores": {name: estimate.as_record() for name, estimate in self.scores.items()},
+        }
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """`id` minus `reference` in one score. p: sign-flip over cases; p_holm: over all entries compared."""
+
+    id: str
+    reference: str
+    score: str
+    estimate: Estimate
+    p: float
+    p_holm: float
+    comparisons: int
+    mcnemar: McNemar
+
+    def as_record(self) -> dict:
+        return {
+            "id": self.id,
+            "reference": self.reference,
+            "score": self.score,
+            "difference": self.estimate.as_record(),
+            "p": _none(self.p),
+            "p_holm": _none(self.p_holm),
+            "comparisons": self.comparisons,
+            "mcnemar": {
+                "first_only": self.mcnemar.first_only,
+                "second_only": self.mcnemar.second_only,
+                "p": self.mcnemar.p,
+                "label": self.mcnemar.label,
+            },
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Entries side by side on their common images."""
+
+    entries: list[EntryResult]
+    differences: list[PairedDifference]
+    reference: str
+    baseline: dict[str, float]
+    aligned: Aligned
+    n_images: int
+    n_cases: int
+
+    @property
+    def note(self) -> str:
+        return self.aligned.note
+
+    def as_records(self) -> dict:
+        """The document of `compare --json`."""
+        return {
+            "runs": [entry.as_record() for entry in self.entries],
+            "reference": self.reference,
+            "differences": [row.as_record() for row in self.differences],
+            "baseline": {name: _none(number) for name, number in self.baseline.items()},
+            "n_images": self.n_images,
+            "n_cases": self.n_cases,
+            "note": self.note,
+        }
+
+
+def _none(number: float) -> float | None:
+    return None if np.isnan(number) else float(number)
+
+
+def confusion_maps(
+    table: pd.DataFrame, by: str = "magnification", threshold: float | None = None
+) -> dict[str, list[list[int]]]:
+    """`all` and each value of a slice -> counts [true][predicted], as plain lists."""
+    true, guess, size = labels(table), predicted(table, threshold), len(classes_of(table))
+    maps = {"all": confusion(true, guess, size).tolist()}
+    if by in table.columns:
+        column = table[by].astype(str).to_numpy()
+        for text in metrics.slice_values(table, by):
+            maps[text] = confusion(true[column == text], guess[column == text], size).tolist()
+    return maps
+
+
+def compare(
+    entries: Sequence[Entry],
+    *,
+    names: Iterable[str] | None = None,
+    reference: str | None = None,
+    by: str = "magnification",
+    with_intervals: bool = True,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+    method: str = "auto",
+) -> Comparison:
+    """Scores with intervals, matrices per slice, and differences to a reference (the first entry unless named).
+
+    `with_intervals=False` leaves out everything drawn at random (intervals, differences): milliseconds, for
+    a page that shows the table at once and the intervals when they are there.
+
+    Raises:
+        PredictionsError: the entries cannot be compared (`align`), or an unknown score or reference.
+    """
+    wanted = list(DEFAULT_SCORES if names is None else names)
+    aligned = align({entry.id: entry.predictions for entry in entries})
+    _check_reference(entries, reference)
+    results = {entry.id: metrics.outcome(aligned.tables[entry.id], entry.threshold) for entry in entries}
+    first = results[entries[0].id]
+    sample = None
+    if with_intervals:
+        sample = intervals.resample(first, draws=draws, seed=seed, level=level, method=method)
+    rows = [
+        _entry_result(entry, aligned.tables[entry.id], results[entry.id], wanted, by, sample)
+        for entry in entries
+    ]
+    chosen = reference or entries[0].id
+    differences = paired_differences(results, chosen, wanted, sample, seed=seed) if sample else []
+    baseline = metrics.majority_baseline(first)
+    return Comparison(
+        rows,
+        differences,
+        chosen,
+        {name: metrics.value(name, baseline) for name in wanted},
+        aligned,
+        len(first),
+        first.n_cases,
+    )
+
+
+def _check_reference(entries: Sequence[Entry], reference: str | None) -> None:
+    ids = [entry.id for entry in entries]
+    if reference is not None and reference not in ids:
+        raise PredictionsError(
+            "The reference is not among the entries",
+            found=reference,
+            remedy=f"Choose one of {shorten(ids, 5)}",
+        )
+
+
+def _entry_result(
+    entry: Entry, table: pd.DataFrame, result: Outcome, names: list[str], by: str, sample: Resample | None
+) -> EntryResult:
+    if sample:
+        scores = {name: intervals.score_estimate(name, result, sample) for name in names}
+    else:
+        scores = {name: _plain(metrics.value(name, result), result) for name in names}
+    return EntryResult(
+        entry.id,
+        entry.name,
+        len(result),
+        result.n_cases,
+        metrics.value("accuracy", result),
+        confusion_maps(table, by, entry.threshold),
+        scores,
+        metrics.patient_counts(result),
+    )
+
+
+def _plain(value: float, result: Outcome) -> Estimate:
+    nan = float("nan")
+    return Estimate(value, nan, nan, 0.95, len(result), result.n_cases, "not computed yet")
+
+
+def paired_differences(
+    results: Mapping[str, Outcome],
+    reference: str,
+    names: Iterable[str],
+    sample: Resample,
+    *,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> list[PairedDifference]:
+    """Every other entry minus the reference, per score, at the draws of `sample`; Holm per score."""
+    rows: list[PairedDifference] = []
+    base = results[reference]
+    others = [name for name in results if name != reference]
+    tests = {other: mcnemar(results[other].guess == base.true, base.guess == base.true) for other in others}
+    for score in names:
+        if metrics.score_of(score).family == "patient" and sample.groups.kind != "case":
+            continue
+        p_values = [sign_flip(score, results[other], base, flips=flips, seed=seed) for other in others]
+        anchor = statistic(score, base, sample.groups)
+        for other, p, adjusted in zip(others, p_values, holm(p_values), strict=True):
+            gap = Difference(statistic(score, results[other], sample.groups), anchor)
+            estimate = sample.estimate(gap)
+            rows.append(
+                PairedDifference(other, reference, score, estimate, p, adjusted, len(others), tests[other])
+            )
+    return rows
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a score moves with the training seed, and how much with the patients at hand.
+
+    seed_sd: SD over runs that differ in the seed only. case_se: standard error of their mean score over
+    draws of cases, the runs kept. They answer different questions and are not added up silently.
+    """
+
+    score: str
+    runs: int
+    mean: float
+    seed_sd: float
+    case_se: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} · seed SD {self.seed_sd:.3f} ({self.runs} runs) · case SE {self.case_se:.3f}"
+
+
+def seed_spread(
+    tables: Mapping[str, pd.DataFrame], name: str, *, draws: int = DRAWS, seed: int = 0
+) -> Spread:
+    """Seed spread apart from case spread, for runs of one configuration trained with different seeds.
+
+    Raises:
+        PredictionsError: fewer than two runs, or tables that cannot be aligned.
+    """
+    if len(tables) < 2:
+        raise PredictionsError(
+            "Seed spread needs two runs", found=f"{len(tables)}", remedy="Choose more seeds"
+        )
+    results = [metrics.outcome(table) for table in align(tables).tables.values()]
+    sample = intervals.resample(results[0], draws=draws, seed=seed)
+    values = np.array([metrics.value(name, result) for result in results])
+    replicates = np.mean(
+        [statistic(name, result, sample.groups).at(sample.weights) for result in results], axis=0
+    )
+    return Spread(
+        name, len(results), float(values.mean()), float(values.std(ddof=1)), float(np.nanstd(replicates))
+    )
+
+
+# --- images --------------------------------------------------------------------------------------------
+
+
+def opinions(aligned: Aligned, thresholds: Mapping[str, float | None] | None = None) -> pd.DataFrame:
+    """A row per image: the shared columns, `predicted_<id>`, `confidence_<id>`, `right_<id>`, and `n_right`.
+
+    confidence is the probability of the predicted class.
+    """
+    table = aligned.frame.copy()
+    names = np.array(aligned.classes)
+    right = []
+    for entry, own in aligned.tables.items():
+        guess = predicted(own, (thresholds or {}).get(entry))
+        probs = own[[f"prob_{name}" for name in aligned.classes]].to_numpy(dtype=float)
+        table[f"predicted_{entry}"] = names[guess]
+        table[f"confidence_{entry}"] = probs[np.arange(len(own)), guess]
+        table[f"right_{entry}"] = guess == labels(own)
+        right.append(table[f"right_{entry}"].to_numpy())
+    table["n_right"] = np.sum(right, axis=0)
+    return table
+
+
+def select_images(
+    table: pd.DataFrame,
+    *,
+    entry: str | None = None,
+    true: str | None = None,
+    guess: str | None = None,
+    slices: Mapping[str, str] | None = None,
+    bucket: str | None = None,
+    n_entries: int | None = None,
+) -> pd.DataFrame:
+    """The rows of `opinions` behind a cell or a bucket; a pure function, so that a click can be tested.
+
+    entry: whose prediction `guess` and `bucket` speak of. true, guess: class names. slices: column ->
+    value, "all" meaning no restriction. bucket: wrong, right, confident-wrong, unsure-right, all-wrong,
+    only-wrong (this entry wrong, all others right), only-right, disagree.
+    """
+    keep = np.ones(len(table), dtype=bool)
+    for column, text in (slices or {}).items():
+        if text != "all":
+            keep &= (table[column].astype(str) == str(text)).to_numpy()
+    if true is not None:
+        keep &= (table["label"] == true).to_numpy()
+    if guess is not None and entry is not None:
+        keep &= (table[f"predicted_{entry}"] == guess).to_numpy()
+    if bucket is not None:
+        keep &= _bucket(table, bucket, entry)
+    return table[keep]
+
+
+def _bucket(table: pd.DataFrame, bucket: str, entry: str | None) -> np.ndarray:
+    columns = [name for name in table.columns if name.startswith("right_")]
+    total, count = len(columns), table["n_right"].to_numpy()
+    if bucket == "all-wrong":
+        return count == 0
+    if bucket == "disagree":
+        return (count > 0) & (count < total)
+    if entry is None or f"right_{entry}" not in columns:
+        raise PredictionsError(
+            "This bucket is about one entry", found=f"{bucket} of {entry}", remedy="Name one of the entries"
+        )
+    right = table[f"right_{entry}"].to_numpy(dtype=bool)
+    sure = table[f"confidence_{entry}"].to_numpy()
+    buckets = {
+        "right": right,
+        "wrong": ~right,
+        "confident-wrong": ~right & (sure >= CONFIDENT),
+        "unsure-right": right & (sure < UNSURE),
+        "only-wrong": ~right & (count == total - 1),
+        "only-right": right & (count == 1),
+    }
+    if bucket not in buckets:
+        known = ", ".join([*buckets, "all-wrong", "disagree"])
+        raise PredictionsError(
+            "There is no such bucket of images", found=bucket, remedy=f"Use one of {known}"
+        )
+    return buckets[bucket]
+
+
+def discordant(aligned: Aligned, first: str, second: str) -> pd.DataFrame:
+    """The images exactly one of two entries has right: `opinions` of the two, with `right` naming which."""
+    pair = Aligned({first: aligned.tables[first], second: aligned.tables[second]}, aligned.classes, {}, "")
+    table = opinions(pair)
+    table = table[table["n_right"] == 1].copy()
+    table["right"] = np.where(table[f"right_{first}"], first, second)
+    return table.reset_index(drop=True)
+
+
+# --- configurations ------------------------------------------------------------------------------------
+
+
+def flatten(config: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested keys joined by dots; lists stay values."""
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def config_differences(configs: Mapping[str, Mapping]) -> pd.DataFrame:
+    """Only the rows in which configurations differ: `setting`, then a text column per entry ("" = not set)."""
+    flat = {name: flatten(config) for name, config in configs.items()}
+    keys = list(dict.fromkeys(key for config in flat.values() for key in config))
+    rows = []
+    for key in keys:
+        shown = {name: _shown(config.get(key)) for name, config in flat.items()}
+        if len(set(shown.values())) > 1:
+            rows.append({"setting": key} | shown)
+    return pd.DataFrame(rows, columns=["setting", *flat])
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
