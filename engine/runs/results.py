@@ -7,7 +7,7 @@ through here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,20 @@ import pandas as pd
 
 from engine import files
 from engine.analysis.comparison import Comparison, Entry, compare
+from engine.analysis.ensemble import (
+    Combined,
+    Fitted,
+    Optimism,
+    Search,
+    cube,
+    ensemble_predictions,
+    method_of,
+    search,
+    search_optimism,
+)
 from engine.analysis.importing import read_foreign
 from engine.analysis.predictions import classes_of
-from engine.errors import PredictionsError, RunError
+from engine.errors import DataError, EnsembleError, PredictionsError, RunError
 from engine.runs.config import RunConfig
 from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
 
@@ -139,10 +150,10 @@ class Compared:
                 lines.append(f"  {part:>5} (rows true, columns predicted): {matrix}")
         if self.comparison.note:
             lines.append(self.comparison.note)
+        names = {result.id: result.name for result in self.comparison.entries}
         for difference in self.comparison.differences:
-            lines.append(
-                f"{difference.id} - {difference.reference}, {difference.score}: {difference.estimate} p = {difference.p:.3g}"
-            )
+            pair = f"{names[difference.id]} minus {names[difference.reference]}"
+            lines.append(f"{pair}, {difference.score}: {difference.estimate}, p = {difference.p:.3g}")
         lines += [
             f"{key}: {value}" for key, value in self.extra.items() if isinstance(value, str | int | float)
         ]
@@ -218,3 +229,377 @@ def worst_audit(folders: Sequence[RunFolder]) -> dict[str, Any]:
             "verdict": f"Clean: no case is on two sides in any of the {len(folders)} members.",
         }
     return {**worst, "verdict": f"{worst.get('verdict', 'Unknown.')} (member {name})"}
+
+
+# -- ensembles ------------------------------------------------------------------------------------
+
+MAX_LISTED = 5000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the members of an ensemble were trained on, among the images to be scored.
+
+    `images` are never scored; `cases` raise the leakage badge; `unknown` members tell nothing.
+    """
+
+    images: frozenset[str]
+    cases: frozenset[str]
+    unknown: tuple[str, ...]
+
+
+def seen_by(members: Sequence[RunFolder], tables: Mapping[str, pd.DataFrame]) -> Seen:
+    """Judge every image to be scored by what each member learned from."""
+    learned = {folder.id: trained_on(folder) for folder in members}
+    scored_images = frozenset().union(*(set(table["image_id"]) for table in tables.values()))
+    scored_cases = frozenset().union(*(set(table["case"]) for table in tables.values())) - {""}
+    return Seen(
+        scored_images.intersection(*[frozenset().union(*(one.images for one in learned.values()))]),
+        scored_cases.intersection(*[frozenset().union(*(one.cases for one in learned.values()))]),
+        tuple(folder.name for folder in members if not learned[folder.id].known),
+    )
+
+
+def ensemble_audit(members: Sequence[RunFolder], seen: Seen) -> dict[str, Any]:
+    """The leakage badge of an ensemble: by what is scored, then the worst of its members'."""
+    if seen.cases:
+        cases = sorted(seen.cases)
+        return {
+            "level": "leak",
+            "verdict": f"Leaks: members were trained on {len(cases)} of the cases they are scored on, among them {', '.join(cases[:3])}.",
+            "seen_cases": cases,
+        }
+    return worst_audit(members)
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """An ensemble of stored predictions in one split, before it is saved or compared."""
+
+    table: pd.DataFrame
+    combined: Combined
+    fits: dict[str, Fitted]
+    excluded: int
+    audit: dict[str, Any]
+
+
+def combine_runs(
+    members: Sequence[RunFolder],
+    method: str = "mean",
+    weights: Sequence[float] | None = None,
+    *,
+    split: str = "test",
+    tie_rule: str = "mean-probability",
+) -> Ensemble:
+    """Combine the stored predictions of runs.
+
+    An image that any member was trained on is left out; `excluded` counts them.
+
+    Raises:
+        EnsembleError, PredictionsError, RunError: members that do not fit together, or lack predictions.
+    """
+    if not members:
+        raise EnsembleError("An ensemble needs members", remedy="Choose at least one checkpoint")
+    _distinct(members)
+    tables = {folder.id: folder.predictions(split) for folder in members}
+    validation = None
+    if method_of(method).fitted:
+        validation = {
+            folder.id: folder.predictions("val") for folder in members if "val" in folder.predicted_splits()
+        }
+    seen = seen_by(members, tables)
+    table, combined, fits = ensemble_predictions(
+        tables, method, weights, tie_rule=tie_rule, validation=validation, exclude=seen.images
+    )
+    return Ensemble(table, combined, fits, len(seen.images), ensemble_audit(members, seen))
+
+
+def ensemble_runs(
+    members: Sequence[RunFolder],
+    method: str = "mean",
+    *,
+    weights: Sequence[float] | None = None,
+    split: str = "test",
+    name: str | None = None,
+    runs: Path | None = None,
+    tie_rule: str = "mean-probability",
+) -> Compared:
+    """Members in order and their ensemble last, compared; with a name it is also saved as a run.
+
+    Raises:
+        EnsembleError, PredictionsError, RunError: see `combine_runs`.
+    """
+    made = combine_runs(members, method, weights, split=split, tie_rule=tie_rule)
+    saved = (
+        save_ensemble(members, method, name, runs or members[0].runs, weights=weights, tie_rule=tie_rule)
+        if name
+        else None
+    )
+    label = name or f"{method_of(method).title} of {len(members)}"
+    own = Entry(saved.id if saved else "ensemble", label, made.table)
+    scored = set(made.table["image_id"])
+    entries = [entry(folder, split) for folder in members]
+    entries = [
+        replace(one, predictions=one.predictions[one.predictions["image_id"].isin(scored)]) for one in entries
+    ]
+    audits = {folder.id: folder.audit() for folder in members} | {own.id: made.audit}
+    extra: dict[str, Any] = {
+        "method": method,
+        "weights": [float(value) for value in made.combined.weights],
+        "ties": made.combined.ties,
+        "excluded": made.excluded,
+    }
+    if saved:
+        extra["id"] = saved.id
+    return Compared(compare([*entries, own], reference=entries[0].id), audits, split, extra)
+
+
+def save_ensemble(
+    members: Sequence[RunFolder],
+    method: str,
+    name: str,
+    runs: Path,
+    *,
+    weights: Sequence[float] | None = None,
+    tie_rule: str = "mean-probability",
+    notes: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """Save an ensemble as a run (kind `ensemble`): members, weights, fit and predictions; no copies of weights.
+
+    Args:
+        notes: what is to be remembered of how it was found (a search, say).
+    """
+    parts = {
+        split: combine_runs(members, method, weights, split=split, tie_rule=tie_rule)
+        for split in ("val", "test")
+        if all(split in folder.predicted_splits() for folder in members)
+    }
+    if not parts:
+        raise EnsembleError(
+            "The members have no split in common that can be saved",
+            found="; ".join(
+                f"{folder.name}: {', '.join(folder.predicted_splits()) or 'none'}" for folder in members[:4]
+            ),
+            remedy="Choose members that have completed",
+        )
+    last = parts.get("test") or parts["val"]
+    first = members[0].config()
+    details = {
+        "members": [folder.id for folder in members],
+        "method": method,
+        "weights": [float(value) for value in last.combined.weights],
+        "tie_rule": tie_rule,
+        "fits": {key: fit.as_record() for key, fit in last.fits.items()},
+        "excluded": {split: part.excluded for split, part in parts.items()},
+        **(notes or {}),
+    }
+    config = RunConfig(
+        kind="ensemble", name=name, data=first.data, classes=classes_of(last.table), details=details
+    )
+    return _finished(
+        runs, config, f"ensemble_{method}", {split: part.table for split, part in parts.items()}, last.audit
+    )
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search over all subsets, ranked on validation; the best one compared with its members."""
+
+    search: Search
+    best: Compared
+    optimism: Optimism | None
+    names: Mapping[str, str]
+
+    def as_record(self) -> dict[str, Any]:
+        """The document of `ensemble --search --json`."""
+        record = {
+            **self.best.as_record(),
+            "tried": self.search.tried,
+            "search": self.search.records(MAX_LISTED),
+        }
+        if self.optimism:
+            record["optimism"] = {
+                "apparent": self.optimism.apparent,
+                "nested": self.optimism.nested,
+                "optimism": self.optimism.optimism,
+            }
+        return record
+
+    def as_text(self) -> str:
+        lines = [
+            f"{self.search.tried:,} combinations tried, ranked by balanced accuracy on validation (n = {self.search.n:,} images, {self.search.n_cases} cases):"
+        ]
+        for rank, row in enumerate(self.search.records(10), 1):
+            lines.append(
+                f"{rank:>3}. {row['score']:.4f}  {row['method']:<6} {', '.join(self.names[run_id] for run_id in row['members'])}"
+            )
+        if self.optimism:
+            lines.append(str(self.optimism))
+        return "\n".join([*lines, "", f"The first of them on {self.best.split}:", self.best.as_text()])
+
+
+def search_ensembles(
+    members: Sequence[RunFolder],
+    *,
+    max_size: int | None = None,
+    reveal: bool = False,
+    methods: Sequence[str] = ("mean", "vote"),
+    progress: Progress | None = None,
+) -> Searched:
+    """Rank all subsets on validation; test stays covered unless `reveal`.
+
+    Raises:
+        EnsembleError: too many members, or none that fit together. RunError: one has no validation predictions.
+    """
+    _distinct(members)
+    tables = {folder.id: folder.predictions("val") for folder in members}
+    seen = seen_by(members, tables)
+    held = cube(tables)
+    held = held.take(~held.frame["image_id"].isin(seen.images).to_numpy())
+    found = search(
+        held,
+        methods,
+        max_size,
+        progress=(lambda share: progress(round(share * 1000), 1000)) if progress else None,
+    )
+    by_id = {folder.id: folder for folder in members}
+    best = [by_id[run_id] for run_id in found.members()]
+    compared = ensemble_runs(best, found.methods[int(found.method[0])], split="test" if reveal else "val")
+    try:
+        optimism = search_optimism(held, methods, max_size)
+    except EnsembleError:  # too few cases to search on some and judge on others: then nothing is claimed
+        optimism = None
+    return Searched(found, compared, optimism, {folder.id: folder.name for folder in members})
+
+
+# -- images from anywhere -------------------------------------------------------------------------
+
+
+def image_files(sources: Sequence[Path]) -> list[Path]:
+    """Image files, and those in folders (in order of their names).
+
+    Raises:
+        DataError: a source is not there, or there is no image in any.
+    """
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            found += sorted(
+                path for path in source.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
+            )
+        elif source.exists():
+            found.append(source)
+        else:
+            raise DataError(
+                "There is no such image or folder",
+                found=str(source),
+                remedy="Give the path of an image file or of a folder of them",
+            )
+    if not found:
+        raise DataError(
+            "There is no image here",
+            found=", ".join(map(str, sources))[:200],
+            remedy=f"Give files that end with {', '.join(IMAGE_ENDINGS)}",
+        )
+    return found
+
+
+def predict_images(
+    folder: RunFolder, sources: Sequence[Path], *, progress: Progress | None = None, device: str = "cpu"
+) -> pd.DataFrame:
+    """Predict images with a trained run, or with an ensemble of trained runs.
+
+    Returns:
+        A table of predictions (see engine.analysis.predictions).
+
+    Raises:
+        DataError: an image that cannot be read. RunError: the run has no network.
+    """
+    paths = image_files(sources)
+    config = folder.config()
+    if config.kind == "train":
+        from engine.training.evaluate import predict_images as predict
+        from engine.training.models import load_run_model
+
+        return predict(load_run_model(folder, device), paths, progress)
+    if config.kind != "ensemble":
+        raise RunError(
+            f"The run {folder.name} has no network",
+            found=f"a run of kind {config.kind}",
+            remedy="Choose a trained run, or an ensemble of trained runs",
+        )
+    details = config.details
+    fits = details.get("fits") or {}
+    if fits and set(fits) != {"all"}:
+        raise EnsembleError(
+            "This ensemble was fitted anew in every fold",
+            found=f"{len(fits)} fits",
+            remedy="Save it from the runs of one fold to predict new images",
+        )
+    members = [locate(folder.runs, run_id) for run_id in details["members"]]
+    tables = {}
+    for position, member in enumerate(members):
+        step = _share_of(progress, position, len(members))
+        tables[member.id] = predict_images(member, paths, progress=step, device=device)
+    fitted = Fitted.from_record(fits["all"]) if fits else None
+    table, _, _ = ensemble_predictions(
+        tables,
+        details["method"],
+        details["weights"],
+        tie_rule=details.get("tie_rule", "mean-probability"),
+        fitted=fitted,
+    )
+    return table
+
+
+def _share_of(progress: Progress | None, position: int, members: int) -> Progress | None:
+    """The progress of one member as a part of the whole."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(position * total + done, members * total)
+
+
+def explain_image(
+    folder: RunFolder,
+    image: Path,
+    *,
+    method: str = "gradcam",
+    target: str = "malignant",
+    layer: str | None = None,
+    out: Path,
+    raw: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Write the overlay of one image at native pixels, and with `raw` the signed map on the layer's grid.
+
+    Raises:
+        ExplainError, DataError, RunError: see `engine.explain.runs.explain_file`.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from engine.data.images import decode
+    from engine.explain.overlay import overlay
+    from engine.explain.runs import Question, explain_file
+
+    found = explain_file(folder, image, Question(method, target, layer or ""), device=device)
+    pixels = decode(Path(image))
+    files.replace_file(
+        out, lambda file: Image.fromarray(overlay(pixels, found.heat)).save(file, format="PNG")
+    )
+    if raw is not None:
+        values = getattr(found, "raw", found.heat)
+        files.replace_file(raw, lambda file: np.save(file, np.asarray(values, dtype=np.float32)))
+    return {
+        "id": folder.id,
+        "image": Path(image).name,
+        "method": method,
+        "target": found.target,
+        "predicted": found.predicted,
+        "probability": float(found.probabilities[found.classes.index(found.predicted)]),
+        "probabilities": {
+            name: float(value) for name, value in zip(found.classes, found.probabilities, strict=True)
+        },
+        "out": str(out),
+        "raw": str(raw) if raw else None,
+    }
