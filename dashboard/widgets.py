@@ -63,6 +63,7 @@ _STYLE = """
 .bh-facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem .9rem;font-size:.9rem}
 .bh-facts dt{opacity:.68}.bh-facts dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 [data-testid="stMetricValue"]{font-variant-numeric:tabular-nums}
+[data-testid="stMainBlockContainer"]{padding-left:2.4rem;padding-right:2.4rem}
 </style>
 """
 
