@@ -699,7 +699,7 @@ class Search:
                 "members": list(self.members(rank)),
                 "method": self.methods[self.method[rank]],
                 "split": split,
-                "score": float(self.score[rank]),
+                "score": round(float(self.score[rank]), DIGITS),  # ranked at this precision
                 "n": self.n,
             }
             for rank in range(self.tried if limit is None else min(limit, self.tried))

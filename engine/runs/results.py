@@ -304,9 +304,7 @@ def combine_runs(
     tables = {folder.id: folder.predictions(split) for folder in members}
     validation = None
     if method_of(method).fitted:
-        validation = {
-            folder.id: folder.predictions("val") for folder in members if "val" in folder.predicted_splits()
-        }
+        validation = {folder.id: folder.predictions("val") for folder in members}
     seen = seen_by(members, tables)
     table, combined, fits = ensemble_predictions(
         tables, method, weights, tie_rule=tie_rule, validation=validation, exclude=seen.images

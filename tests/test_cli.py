@@ -1,0 +1,119 @@
+"""The command line: one JSON document, one sentence per error, no traceback, every command explained."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def engine(*words, cwd=ROOT, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "engine", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, **options)
+
+
+def documented(result: subprocess.CompletedProcess) -> dict:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def commands() -> list[str]:
+    (action,) = [action for action in cli._parser()._actions if action.dest == "help" or action.choices][1:]
+    return list(action.choices)
+
+
+def test_every_command_explains_itself_and_is_in_the_readme(capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in commands():
+        with pytest.raises(SystemExit) as end:
+            cli.main([name, "--help"])
+        assert end.value.code == 0
+        assert len(capsys.readouterr().out) > 100
+        assert f"engine {name}" in readme or name in ("work", "supervise"), f"README names no `engine {name}`"
+
+
+def test_underscores_work_like_dashes():
+    parser = cli._parser()
+    given = parser.parse_args(["train", "--data", "x", "--batch_size", "4", "--image_size", "64"])
+    assert (given.batch_size, given.image_size) == (4, 64)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "nowhere"),
+        ("show", "20261122-201500-nothing-3f2a"),
+        ("stop", "../../etc"),
+        ("resume", ""),
+        ("compare", "a", "b"),
+        ("ensemble", "a", "--method", "mean"),
+        ("import", "nowhere.csv", "--name", "x"),
+        ("audit", "nowhere.csv"),
+        ("predict", "a", "nowhere.png"),
+        ("explain", "a", "nowhere.png", "--out", "x.png"),
+        ("train", "--data", "nowhere"),
+        ("train", "--data", "nowhere", "--model", "tf_efficientnet_b99"),
+    ],
+)
+def test_a_failure_is_a_sentence_and_an_exit_code(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = cli.main([*words, *([] if words[0] in ("check", "audit") else ["--runs", str(tmp_path / "runs")])])
+    said = capsys.readouterr()
+    assert code != 0
+    assert said.out == ""
+    assert "Error: " in said.err
+    assert "Traceback" not in said.err
+    assert said.err.rstrip().endswith(".") or said.err.rstrip().endswith("?")
+
+
+def test_json_is_exactly_one_document(finished_run, runs_dir):
+    listed = documented(engine("runs", "--runs", runs_dir, "--json"))
+    assert [run["id"] for run in listed["runs"]] == [finished_run.id]
+    shown = documented(engine("show", finished_run.id, "--runs", runs_dir, "--json"))
+    assert (shown["state"], shown["audit"]["level"]) == ("completed", "clean")
+    resumed = documented(engine("resume", finished_run.id, "--runs", runs_dir, "--json"))
+    assert "nothing to resume" in resumed["message"]
+
+
+def test_compare_gives_matrices_in_label_order(make_run, runs_dir):
+    ids = [make_run(name=str(seed), seed=seed).id for seed in range(2)]
+    record = documented(engine("compare", *ids, "--runs", runs_dir, "--json"))
+    assert [run["id"] for run in record["runs"]] == ids
+    for run in record["runs"]:
+        assert set(run["confusion"]) == {"all", "40X", "100X", "200X", "400X"}
+        assert run["n"] == sum(map(sum, run["confusion"]["all"]))
+        assert 0 <= run["accuracy"] <= 1
+
+
+def test_delete_and_restore(finished_run, runs_dir):
+    documented(engine("delete", finished_run.id, "--runs", runs_dir, "--json"))
+    gone = engine("show", finished_run.id, "--runs", runs_dir)
+    assert gone.returncode != 0
+    assert "trash" in gone.stderr
+    documented(engine("restore", finished_run.id, "--runs", runs_dir, "--json"))
+    assert (
+        documented(engine("show", finished_run.id, "--runs", runs_dir, "--json"))["name"] == finished_run.name
+    )
+
+
+@pytest.mark.slow
+def test_from_the_sample_to_a_split_and_its_audit(tmp_path):
+    assert engine("sample", tmp_path / "sample").returncode == 0
+    counts = documented(engine("check", tmp_path / "sample", "--json"))
+    assert counts["images"] >= 500
+    assert counts["cases"] >= 24
+    assert counts["slides"] > counts["cases"]
+    for protocol, level, code in (("case", "clean", 0), ("image", "leak", 1)):
+        out = tmp_path / f"{protocol}.csv"
+        record = documented(
+            engine("split", tmp_path / "sample", "--protocol", protocol, "--out", out, "--json")
+        )
+        assert record["audit"]["level"] == level
+        audited = engine("audit", out, "--json")
+        assert audited.returncode == code
+        assert json.loads(audited.stdout)["level"] == level
