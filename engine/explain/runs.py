@@ -1,0 +1,231 @@
+"""Maps for a run: its model (or its members), image files in, explanations out, each made once.
+
+What is stored is read without torch; the network is loaded only when a map is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.data import images
+from engine.data.files import printable
+from engine.errors import DataError, EngineError, ExplainError
+from engine.explain import methods, store
+from engine.explain.ensemble_map import EnsembleMap, fuse
+from engine.explain.explanation import Explanation
+from engine.runs import catalog
+from engine.runs.folder import RunFolder, locate
+
+if TYPE_CHECKING:
+    from engine.explain.cam import Loaded
+
+Map = Explanation | EnsembleMap
+Loader = Callable[[RunFolder], "Loaded"]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of a map; `layer` empty = the architecture's default."""
+
+    method: str
+    target: str | int
+    layer: str
+
+
+def explain_file(
+    folder: RunFolder,
+    image: Path,
+    *,
+    method: str = methods.DEFAULT_METHOD,
+    target: str | int = methods.DEFAULT_TARGET,
+    layer: str | None = None,
+    device: str = "cpu",
+    load: Loader | None = None,
+) -> Map:
+    """The map of one image file by a run: a model's, or an ensemble's members' fused.
+
+    Args:
+        method, target, layer: as `cam.explain`.
+        load: how to get a run's model; `load_run_model` on `device` unless given (a page gives its cache).
+
+    Raises:
+        ExplainError: no weights, no network, unknown method, target or layer.
+        DataError: the image is gone or unreadable.
+    """
+    asked = explain_files(
+        folder, [Path(image)], method=method, target=target, layer=layer, device=device, load=load
+    )
+    result = next(asked)[1]
+    if isinstance(result, EngineError):
+        raise result
+    return result
+
+
+def explain_files(
+    folder: RunFolder,
+    sources: list[Path],
+    *,
+    method: str = methods.DEFAULT_METHOD,
+    target: str | int = methods.DEFAULT_TARGET,
+    layer: str | None = None,
+    device: str = "cpu",
+    load: Loader | None = None,
+    batch_size: int = 16,
+) -> Iterator[tuple[Path, Map | EngineError]]:
+    """Maps of many files, in order, a batch at a time; an unreadable image gives its error, not an end.
+
+    Raises:
+        ExplainError: what is wrong for every image (no weights, unknown method, target or layer).
+    """
+    load = load or _loader(device)
+    question = _Question(method, target, layer or "")
+    for start in range(0, len(sources), batch_size):
+        chunk = sources[start : start + batch_size]
+        data = [_read(source) for source in chunk]
+        good = [one for one in data if isinstance(one, bytes)]
+        found = iter(_maps(folder, good, question, load, batch_size))
+        for source, one in zip(chunk, data, strict=True):
+            yield source, next(found) if isinstance(one, bytes) else one
+
+
+def _maps(
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int
+) -> list[Map] | list[Map | EngineError]:
+    if folder.config().kind == "ensemble":
+        return [*_ensemble_maps(folder, data, question, load, batch_size)]
+    return [*_model_maps(folder, data, question, load, batch_size)]
+
+
+def _model_maps(
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int
+) -> list[Explanation | EngineError]:
+    """Maps of one trained run: stored ones read, the others made in one go and stored."""
+    keys = [_key(folder, one, question) for one in data]
+    found: list[Explanation | EngineError | None] = [store.find(folder, key) for key in keys]
+    missing = [position for position, one in enumerate(found) if one is None]
+    pixels: dict[int, np.ndarray] = {}
+    for position in missing:
+        try:
+            pixels[position] = images.decode(data[position])
+        except DataError as error:
+            found[position] = error
+    if pixels:
+        made = _make(folder, list(pixels.values()), keys[0], load, batch_size)
+        for position, one in zip(pixels, made, strict=True):
+            store.save(folder, keys[position], one)
+            found[position] = one
+    return [one for one in found if one is not None]
+
+
+def _make(
+    folder: RunFolder, pixels: list[np.ndarray], key: store.Key, load: Loader, batch_size: int
+) -> list[Explanation]:
+    from engine.explain import cam
+
+    return cam.explain(
+        load(folder), pixels, method=key.method, target=key.target, layer=key.layer, batch_size=batch_size
+    )
+
+
+def _key(folder: RunFolder, data: bytes, question: _Question) -> store.Key:
+    config = folder.config()
+    if config.kind != "train":
+        raise ExplainError(
+            f"The run {folder.name} has no network to explain",
+            found=f"a run of kind {config.kind}",
+            remedy="Choose a trained run, or an ensemble of trained runs",
+        )
+    architecture = catalog.find(config.model.name)
+    return store.key_of(
+        folder,
+        data,
+        method=methods.find_method(question.method).name,
+        layer=question.layer or architecture.cam_layer,
+        target=methods.check_target(question.target, config.classes),
+    )
+
+
+# --- ensembles -----------------------------------------------------------------------------------------
+
+
+def _ensemble_maps(
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int
+) -> list[Map | EngineError]:
+    members, weights = ensemble_members(folder)
+    if str(question.target).strip().lower() == methods.PREDICTED:
+        return _by_prediction(folder, data, question, load, batch_size)
+    per_member = [_model_maps(member, data, question, load, batch_size) for member in members]
+    names = [member.id for member in members]
+    results: list[Map | EngineError] = []
+    for maps in zip(*per_member, strict=True):
+        failed = next((one for one in maps if isinstance(one, EngineError)), None)
+        good = [one for one in maps if isinstance(one, Explanation)]
+        results.append(failed or fuse(good, names, weights))
+    return results
+
+
+def _by_prediction(
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int
+) -> list[Map | EngineError]:
+    """The class that the ensemble predicts, image by image: members may predict another one."""
+    first = _Question(question.method, folder.config().classes[-1], question.layer)
+    results = _ensemble_maps(folder, data, first, load, batch_size)
+    for position, one in enumerate(results):
+        if isinstance(one, EnsembleMap) and one.predicted != one.target:
+            again = _Question(question.method, one.predicted, question.layer)
+            results[position] = _ensemble_maps(folder, [data[position]], again, load, batch_size)[0]
+    return results
+
+
+def ensemble_members(folder: RunFolder) -> tuple[list[RunFolder], list[float]]:
+    """The members of a saved ensemble that carry weight, and their weights.
+
+    Raises:
+        ExplainError: it lists none.
+        RunError: a member was deleted.
+    """
+    details = folder.config().details
+    ids = list(details.get("members") or ())
+    weights = [float(value) for value in (details.get("weights") or [1.0] * len(ids))]
+    if not ids or len(ids) != len(weights):
+        raise ExplainError(
+            f"The ensemble {folder.name} does not say what its members are",
+            found=f"{len(ids)} members, {len(weights)} weights",
+            remedy="Save it again on the ensemble page",
+        )
+    kept = [(run_id, weight) for run_id, weight in zip(ids, weights, strict=True) if weight > 0]
+    return [locate(folder.runs, run_id) for run_id, _ in kept], [weight for _, weight in kept]
+
+
+def _loader(device: str) -> Loader:
+    """Loads each run's model once for the length of one call."""
+    known: dict[Path, Loaded] = {}
+
+    def load(folder: RunFolder) -> Loaded:
+        from engine.training.models import load_run_model
+
+        if folder.path not in known:
+            known[folder.path] = load_run_model(folder, device)
+        return known[folder.path]
+
+    return load
+
+
+def _read(source: Path) -> bytes | DataError:
+    try:
+        data = Path(source).read_bytes()
+    except OSError as error:
+        return DataError(
+            f"{printable(Path(source).name)} cannot be opened",
+            found=error.strerror or str(error),
+            remedy="Check that the data folder is still where it was",
+            kind="missing" if isinstance(error, FileNotFoundError) else "unreadable",
+        )
+    if not data:
+        return DataError(f"{printable(Path(source).name)} is empty", found="0 bytes", remedy="Copy it again")
+    return data
