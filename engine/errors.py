@@ -9,7 +9,9 @@ EngineError
  ├─ PredictionsError  a table of predictions that cannot be scored
  ├─ EnsembleError     members that do not fit together
  ├─ TrainingError     a run that failed: kind says how (out_of_memory, nan_loss, disk_full, ...)
- └─ ExplainError      a map that cannot be made
+ ├─ ExplainError      a map that cannot be made
+ ├─ ShareError        a frozen view, a report or a bundle that cannot be made, opened or trusted
+ └─ AccessError       an act that whoever asks may not do
 """
 
 from __future__ import annotations
@@ -85,6 +87,14 @@ class TrainingError(EngineError):
 
 class ExplainError(EngineError):
     kind = "explain"
+
+
+class ShareError(EngineError):
+    kind = "share"
+
+
+class AccessError(EngineError):
+    kind = "access"
 
 
 def shorten(names: list[str], limit: int = 3) -> str:
