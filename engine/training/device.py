@@ -1,0 +1,103 @@
+"""Where and in which number format a network runs: chosen by what the device has in hardware.
+
+bf16 on a CPU without it is twelve times slower than fp32, channels_last a third faster: what is right on a
+GPU is wrong here, so nothing is assumed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from engine.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device and how to use it.
+
+    Attributes:
+        torch: the torch device.
+        autocast: number format of the forward pass; None = float32.
+        scaled: gradients need a scaler (fp16).
+    """
+
+    torch: torch.device
+    autocast: torch.dtype | None = None
+    scaled: bool = False
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.torch.type == "cuda"
+
+    def forward_context(self) -> torch.autocast:
+        """The autocast of the forward pass; does nothing where the format is float32."""
+        return torch.autocast(
+            self.torch.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        )
+
+    def memory_mb(self) -> float:
+        """Peak memory: of the GPU, or of this process (resident)."""
+        if self.is_cuda:
+            return torch.cuda.max_memory_allocated(self.torch) / 2**20
+        import psutil
+
+        return psutil.Process().memory_info().rss / 2**20
+
+
+def choose(name: str = "auto", precision: str = "auto") -> Device:
+    """The device of a run.
+
+    Args:
+        name: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:<index>`.
+        precision: `auto` (bf16 in hardware; else fp16 on a GPU; else fp32), `fp32`, `bf16` or `fp16`.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            "Unknown device", found=name, remedy="Give auto, cpu, cuda or cuda:<index>"
+        ) from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(
+                "This GPU is not there",
+                found=f"{name}; {count} GPUs are visible",
+                remedy="Take --device cpu, or auto",
+            )
+    elif device.type != "cpu":
+        raise ConfigError("Unknown device", found=name, remedy="Give auto, cpu, cuda or cuda:<index>")
+    return Device(device, *_format(device, precision))
+
+
+def _format(device: torch.device, precision: str) -> tuple[torch.dtype | None, bool]:
+    if precision == "auto":
+        half = "fp16" if device.type == "cuda" else "fp32"
+        precision = "bf16" if _has_bf16(device) else half
+    if precision == "bf16":
+        return torch.bfloat16, False
+    if precision == "fp16":
+        return torch.float16, device.type == "cuda"
+    return None, False
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()  # there is no public name for it in torch 2.14
+
+
+def make_deterministic(exact: bool) -> None:
+    """Exact mode: only algorithms that give the same bits again; fast mode: whatever is fastest."""
+    if exact:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(exact, warn_only=True)
+    torch.backends.cudnn.deterministic = exact
+    torch.backends.cudnn.benchmark = not exact

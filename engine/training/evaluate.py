@@ -1,0 +1,137 @@
+"""Predictions: logits of images, as the table that every page and every score reads.
+
+One function, `logits`, serves validation during training, the predictions of a finished run, `predict` on
+files from anywhere and the probe of an estimate: the same pixels, the same network, the same averaging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from engine.data.breakhis import parse_name
+from engine.data.images import decode
+from engine.errors import PredictionsError
+from engine.training.loading import prepared
+from engine.training.models import LoadedModel
+
+Progress = Callable[[int, int], None]
+GROUPS = ("image_id", "case", "slide", "magnification", "subtype", "label")
+
+
+def logits(
+    loaded: LoadedModel,
+    fetch: Callable[[int], np.ndarray],
+    rows: Sequence[int],
+    *,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Logits of images.
+
+    Tiles and, with `loaded.tta`, flips of an image are averaged as logits.
+
+    Args:
+        fetch: row -> pixels (uint8, height x width x 3): native, or at the model's size already.
+        rows: which images.
+        progress: called with (images done, images in all).
+
+    Returns:
+        float64 (images, outputs of the network).
+    """
+    sums: np.ndarray | None = None
+    views = np.zeros(len(rows), dtype=np.int64)
+    waiting: list[np.ndarray] = []
+    owners: list[int] = []
+
+    def flush(keep: int) -> None:
+        nonlocal sums
+        while len(waiting) > keep:
+            part, owner = waiting[:batch_size], owners[:batch_size]
+            del waiting[:batch_size], owners[:batch_size]
+            values = _forward(loaded, np.stack(part))
+            sums = np.zeros((len(rows), values.shape[1])) if sums is None else sums
+            np.add.at(sums, owner, values)
+            np.add.at(views, owner, 1)
+            if progress:
+                progress(owner[-1] + 1, len(rows))
+
+    for position, row in enumerate(rows):
+        parts = prepared(fetch(row), loaded.image_size, loaded.geometry)
+        waiting.extend(parts)
+        owners.extend([position] * len(parts))
+        flush(batch_size - 1)
+    flush(0)
+    if sums is None:
+        return np.zeros((0, len(loaded.classes)))
+    return sums / views[:, None]
+
+
+@torch.inference_mode()
+def _forward(loaded: LoadedModel, images: np.ndarray) -> np.ndarray:
+    pixels = loaded.normalise(torch.from_numpy(images))
+    flips: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3)) if loaded.tta else ((),)
+    total = None
+    for axes in flips:
+        with loaded.device.forward_context():
+            result = loaded.model(pixels.flip(axes) if axes else pixels).float()
+        total = result if total is None else total + result
+    assert total is not None
+    return (total / len(flips)).cpu().numpy().astype(np.float64)
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Probabilities of logits, rows sum to one."""
+    shifted = np.exp(values - values.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def predictions_table(rows: pd.DataFrame, values: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """The table of predictions (see engine.analysis.predictions) from manifest rows and their logits.
+
+    Raises:
+        PredictionsError: a logit is not a number.
+    """
+    if not np.isfinite(values).all():
+        bad = rows.loc[~np.isfinite(values).all(axis=1), "image_id"].tolist()
+        raise PredictionsError(
+            "The network's output is not a number for some images",
+            found=f"{len(bad)} images, for example {bad[0]}",
+            remedy="Train again with a lower learning rate, or with --precision fp32",
+        )
+    table = rows[list(GROUPS)].reset_index(drop=True)
+    probs = softmax(values)
+    numbers = {f"prob_{name}": probs[:, at] for at, name in enumerate(classes)}
+    numbers |= {f"logit_{name}": values[:, at] for at, name in enumerate(classes)}
+    return table.assign(**numbers)
+
+
+def predict_images(
+    loaded: LoadedModel, paths: Sequence[Path], progress: Progress | None = None
+) -> pd.DataFrame:
+    """Predictions for image files from anywhere; decoded and resized as in training.
+
+    Label, subtype, case, slide and magnification come from a BreakHis file name, and are empty otherwise.
+    Two files of the same name are told apart by their path.
+
+    Raises:
+        DataError: a file cannot be decoded (it is named).
+    """
+    paths = [Path(path) for path in paths]
+    values = logits(loaded, lambda row: decode(paths[row]), range(len(paths)), progress=progress)
+    names = [path.name for path in paths]
+    ids = names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
+    rows = pd.DataFrame([_described(path) for path in paths], columns=list(GROUPS[1:]))
+    rows.insert(0, "image_id", ids)
+    return predictions_table(rows, values, loaded.classes)
+
+
+def _described(path: Path) -> tuple[str, ...]:
+    name = parse_name(path.name)
+    if name is None:
+        return ("",) * 5
+    return (name.case, name.slide, name.magnification, name.subtype, name.label)

@@ -1,0 +1,585 @@
+"""One training run: from a run folder with a configuration and a split to weights, metrics and predictions.
+
+Everything random is a function of (seed, epoch, step, image), and a checkpoint holds the rest, so that a run
+that was killed anywhere ends with the same bits as one that was not (`exact` mode, same machine).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.analysis import metrics
+from engine.analysis.predictions import confusion
+from engine.data import cache
+from engine.data.augment import sample_seed
+from engine.data.manifest import SPLITS, Manifest
+from engine.errors import SplitError, WeightsError
+from engine.runs import catalog, presets
+from engine.runs.config import RunConfig
+from engine.runs.folder import COMPLETED, STOPPED, RunFolder
+from engine.runs.presets import Recipe, Stage
+from engine.runs.reporter import Reporter
+from engine.training import checkpoint, failures, frozen, models, objective
+from engine.training.device import Device, choose, make_deterministic
+from engine.training.evaluate import logits, predictions_table, softmax
+from engine.training.loading import Loader, TrainingImages, Waiting, batches, order
+from engine.training.models import LoadedModel
+
+STATE_SCHEMA = 1
+SAVE_EVERY_S = 600.0
+"""Within an epoch a checkpoint is written this often, so that a kill costs ten minutes at most."""
+STEP_STREAM = -1
+"""The `epoch` that seeds of steps (dropout, mixing) are drawn from; epochs of images count from 0."""
+TRAIN_COST = 3.0
+"""A training step costs about three forward passes; only the shape of the progress bar depends on it."""
+
+
+class StopRequested(Exception):  # noqa: N818 - a request, not an error
+    """Raised between two steps when a stop was asked for; the state has been written."""
+
+
+def train(folder: RunFolder, report: Reporter) -> str:
+    """Train a run, or go on with it where its last checkpoint stands.
+
+    Args:
+        folder: holds `config.json` and `manifest.csv` with its split; the caller holds the lock.
+        report: progress, metrics and the request to stop.
+
+    Returns:
+        `completed`, or `stopped` (checkpoint written, resumable).
+
+    Raises:
+        EngineError: the run failed; kind and remedy say how.
+    """
+    recipe: Recipe | None = None
+    fit: Fit | None = None
+    try:
+        config = folder.config()
+        recipe = presets.resolve(config)
+        fit = Fit(folder, report, config, recipe)
+        fit.run()
+    except StopRequested:
+        return STOPPED
+    except Exception as error:
+        failure = failures.translate(error, recipe, fit.where if fit else "before the first step")
+        if failure is None or failure is error:
+            raise
+        raise failure from error
+    return COMPLETED
+
+
+@dataclass
+class Tally:
+    """What an epoch's training steps add up to; part of the checkpoint."""
+
+    loss: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+    matrix: np.ndarray | None = None
+
+    def to_state(self) -> dict:
+        state = {"loss": self.loss, "images": self.images, "seconds": self.seconds, "waiting": self.waiting}
+        return {**state, "matrix": None if self.matrix is None else self.matrix.tolist()}
+
+    @classmethod
+    def from_state(cls, state: dict) -> Tally:
+        matrix = state["matrix"]
+        return cls(**{**state, "matrix": None if matrix is None else np.array(matrix, dtype=np.int64)})
+
+    def row(self) -> dict[str, float]:
+        """The epoch's numbers as `metrics.jsonl` has them."""
+        assert self.matrix is not None
+        return {
+            "loss": self.loss / self.images,
+            "accuracy": float(metrics.accuracy(self.matrix)),
+            "balanced_accuracy": float(metrics.balanced_accuracy(self.matrix)),
+            "seconds": round(self.seconds, 3),
+            "images_per_s": round(self.images / max(self.seconds, 1e-9), 2),
+            "wait_share": round(self.waiting / max(self.seconds, 1e-9), 4),
+        }
+
+
+class Work:
+    """How much of the run is done, in forward passes of one image."""
+
+    def __init__(self, total: float):
+        self.total, self.done = total, 0.0
+
+    @property
+    def fraction(self) -> float:
+        return min(self.done / self.total, 1.0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one split: positions in the manifest, and class indices."""
+
+    rows: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def parts_of(manifest: Manifest) -> dict[str, Part]:
+    """Rows and class indices per split.
+
+    Raises:
+        SplitError: no split, or train or validation lacks a class.
+    """
+    table = manifest.table
+    if "split" not in table.columns:
+        raise SplitError("The manifest has no split", remedy="Write it with `python -m engine split`")
+    index = {name: at for at, name in enumerate(manifest.classes)}
+    found = {}
+    for name in SPLITS:
+        rows = np.flatnonzero((table["split"] == name).to_numpy())
+        targets = np.array([index.get(label, -1) for label in table["label"].iloc[rows]], dtype=np.int64)
+        found[name] = Part(rows[targets >= 0], targets[targets >= 0])
+    for name in ("train", "val"):
+        absent = [label for label, at in index.items() if not (found[name].targets == at).any()]
+        if absent:
+            raise SplitError(
+                f"The {name} part has no image of class {' and '.join(absent)}",
+                found=f"{len(found[name])} images in {name}",
+                remedy="Choose another fold or protocol, or more magnifications",
+            )
+    return found
+
+
+class Fit:
+    """One run being trained. `run` is the order of things; everything else is one thing each."""
+
+    def __init__(self, folder: RunFolder, report: Reporter, config: RunConfig, recipe: Recipe):
+        self.folder, self.report, self.config, self.recipe = folder, report, config, recipe
+        self.where = "before the first step"
+        self.device: Device = choose(config.training.device, config.training.precision)
+        make_deterministic(recipe.mode == "exact")
+        self.manifest = folder.manifest()
+        self.parts = parts_of(self.manifest)
+        self.loaded = self._network()
+        self.model: nn.Module = self.loaded.model
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.model
+        counts = np.bincount(self.parts["train"].targets, minlength=len(self.manifest.classes))
+        self.loss = objective.loss_per_image(recipe, counts, self.device.torch)
+        self.mixer = objective.mixer(recipe, len(self.manifest.classes))
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.ema = None
+        self.scaler = torch.amp.GradScaler(self.device.torch.type, enabled=self.device.scaled)
+        self.cached: frozen.CachedFeatures | None = None
+        # The place in the run, all of it in the checkpoint.
+        self.epoch, self.step, self.stage_at = 1, 0, -1
+        self.best: dict | None = None
+        self.stale = 0
+        self.tally = Tally()
+        self.saved_at = time.monotonic()
+
+    # -- the order of things ------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Pack, train stage by stage, then predict with the best checkpoint.
+
+        Raises:
+            StopRequested: the state is written.
+        """
+        state = self._resume_state()
+        self._pack()
+        self.work = Work(self._total_work())
+        while self.epoch <= self.recipe.epochs and not self._is_exhausted():
+            self._enter_stage(state)
+            state = None
+            self._train_epoch()
+            self._validate_epoch()
+        self._predict()
+
+    def _is_exhausted(self) -> bool:
+        """Early stopping: validation has not improved for `patience` epochs."""
+        return bool(self.recipe.patience) and self.stale >= self.recipe.patience
+
+    # -- building -----------------------------------------------------------------------------
+
+    def _network(self) -> LoadedModel:
+        given = self.config.model
+        record = catalog.find(given.name)
+        size = given.image_size or record.image_size
+        torch.manual_seed(self.recipe.seed)
+        self.report.progress("Loading the network", 0.0)
+        model = models.build(
+            record, len(self.manifest.classes), given.pretrained, dropout=given.dropout, image_size=size
+        )
+        mean, std = models.statistics(model, given.pretrained)
+        model.to(device=self.device.torch, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return LoadedModel(
+            model,
+            record,
+            self.manifest.classes,
+            mean,
+            std,
+            size,
+            given.geometry,
+            self.device,
+            self.recipe.tta,
+        )
+
+    def _pack(self) -> None:
+        def packed(done: int, total: int) -> None:
+            self.report.progress("Packing images", 0.0, step=done, steps=total)
+            if self.report.stop_requested():
+                raise StopRequested
+
+        self.packed = cache.pack(self.manifest, self.loaded.image_size, self.loaded.geometry, progress=packed)
+        train, given = self.parts["train"], self.config.training
+        images = TrainingImages(
+            self.packed,
+            train.rows,
+            train.targets,
+            self.recipe.augmentation,
+            self.loaded.image_size,
+            self.loaded.geometry,
+            self.recipe.seed,
+        )
+        self.loader = Loader(images, self.device, given.workers)
+        table = self.manifest.table.iloc[train.rows]
+        self.strata = (table["label"] + "/" + table["magnification"]).to_numpy(dtype=str)
+
+    def _fetch(self, row: int) -> np.ndarray:
+        return self.packed[int(row)]
+
+    def _enter_stage(self, state: dict | None) -> None:
+        """Freeze, and make the optimizer of the epoch's stage; with a checkpoint's state, go on with its own."""
+        position, stage = self.recipe.stage_of(self.epoch)
+        if position == self.stage_at:
+            return
+        self.stage_at = position
+        models.set_trainable(
+            self.model, self.loaded.architecture, stage.trainable, self.recipe.freeze_batchnorm
+        )
+        self.optimizer = objective.optimizer(self.model, self.recipe, stage)
+        self.ema = objective.moving_average(self.model, self.recipe)
+        self.cached = self._cache_features(stage) if stage.views else None
+        self.forward = self._forward_of(stage)
+        if state and state["stage"] == position and state["optimizer"]:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.ema is not None and state["ema"]:
+                self.ema.module.load_state_dict(state["ema"])
+
+    def _forward_of(self, stage: Stage) -> Callable[[torch.Tensor], torch.Tensor]:
+        if stage.views:
+            return lambda feature: frozen.head_logits(self.model, feature, self.config.model.dropout)
+        network = self._compiled() if self.config.training.compile else self.model
+        return lambda images: network(self.loaded.normalise(images))
+
+    def _compiled(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """torch.compile, and the plain network where compiling fails."""
+        compiled = torch.compile(self.model)
+        plain = self.model
+
+        def forward(pixels: torch.Tensor) -> torch.Tensor:
+            nonlocal compiled
+            try:
+                return compiled(pixels)
+            except Exception as error:
+                if compiled is plain or failures.translate(error, self.recipe, self.where):
+                    raise
+                print(f"torch.compile failed, going on without: {str(error).splitlines()[0]}", flush=True)
+                compiled = plain
+                return plain(pixels)
+
+        return forward
+
+    def _cache_features(self, stage: Stage) -> frozen.CachedFeatures:
+        total = stage.views * len(self.parts["train"]) + len(self.parts["val"])
+        seen, began = 0, time.perf_counter()
+
+        def progress(images: int) -> None:
+            nonlocal seen
+            seen += images
+            self._advance(images * self._views_per_image(), "Computing features", seen, total, began)
+
+        self.model.eval()
+        return frozen.compute(
+            self.loaded,
+            self.loader,
+            self._fetch,
+            self.parts["val"].rows,
+            stage.views,
+            self.recipe.batch_size,
+            progress,
+        )
+
+    # -- one epoch ----------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        """The steps of an epoch that have not been made yet."""
+        _, stage = self.recipe.stage_of(self.epoch)
+        models.train_mode(self.model, stage.trainable, self.recipe.freeze_batchnorm)
+        rows = order(self.recipe.seed, self.epoch, self.strata, self.recipe.sampling)
+        wanted = batches(rows, self.epoch, self.recipe.batch_size)
+        size = self.recipe.accumulate
+        groups = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+        ahead = [batch for group in groups[self.step :] for batch in group]
+        source = Waiting((self.cached or self.loader).serve(ahead))
+        began = time.perf_counter()
+        waited = 0.0
+        while self.step < len(groups):
+            group = groups[self.step]
+            self.where = f"epoch {self.epoch}, step {self.step + 1}"
+            rate = self._update(
+                source, sum(len(batch.rows) for batch in group), len(group), stage, len(groups)
+            )
+            self.step += 1
+            now = time.perf_counter()
+            self.tally.seconds += now - began
+            self.tally.waiting += source.seconds - waited
+            began, waited = now, source.seconds
+            self._after_step(len(groups), rate, sum(len(batch.rows) for batch in group), stage)
+
+    def _update(
+        self, source: Iterator, images: int, parts: int, stage: Stage, updates_per_epoch: int
+    ) -> float:
+        """One update of the weights from `parts` batches of together `images` images; returns the rate."""
+        assert self.optimizer is not None
+        update = (self.epoch - self.recipe.first_epoch(self.stage_at)) * updates_per_epoch + self.step
+        rate = objective.set_rates(self.optimizer, update, stage.epochs * updates_per_epoch, stage)
+        self._seed_step()
+        total = 0.0
+        for _ in range(parts):
+            pixels, targets = next(source)
+            targets = targets.to(self.device.torch, non_blocking=True)
+            total += self._backward(pixels, targets, images, stage)
+        if not np.isfinite(total):
+            raise failures.not_a_number(self.epoch, self.step + 1)
+        self.scaler.unscale_(self.optimizer)
+        if self.recipe.clip:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model, step=update)
+        self.tally.loss += total
+        self.tally.images += images
+        return rate
+
+    def _backward(self, pixels: torch.Tensor, targets: torch.Tensor, images: int, stage: Stage) -> float:
+        """Add the gradient of one batch, as its share of the update's `images`; returns its summed loss."""
+        mixed = targets
+        if self.mixer is not None and not stage.views and len(pixels) % 2 == 0:
+            mixed_pixels, mixed = self.mixer(pixels.to(self.device.torch).float(), targets)
+            pixels = mixed_pixels.round_().to(torch.uint8)
+        with self.device.forward_context():
+            outputs = self.forward(pixels)
+            each = self.loss(outputs.float(), mixed)
+        loss = each.sum()
+        self.scaler.scale(loss / images).backward()
+        guess = outputs.detach().argmax(1).cpu().numpy()
+        counts = confusion(targets.cpu().numpy(), guess, outputs.shape[1])
+        self.tally.matrix = counts if self.tally.matrix is None else self.tally.matrix + counts
+        return float(loss.detach())
+
+    def _seed_step(self) -> None:
+        """Dropout, stochastic depth and mixing of this step, whatever was drawn before."""
+        seed = sample_seed(self.recipe.seed, STEP_STREAM - self.epoch, self.step)
+        torch.manual_seed(seed)
+        if self.mixer is not None:
+            np.random.seed(seed % 2**32)  # timm draws from numpy's global state
+
+    def _after_step(self, steps: int, rate: float, images: int, stage: Stage) -> None:
+        """Progress, the checkpoint that is due, the stop that was asked for."""
+        tally = self.tally
+        self.work.done += images * (0.01 if stage.views else TRAIN_COST)
+        self.report.progress(
+            "Training",
+            self.work.fraction,
+            epoch=self.epoch,
+            step=self.step,
+            steps=steps,
+            loss=tally.loss / max(tally.images, 1),
+            lr=rate,
+            images_per_s=tally.images / max(tally.seconds, 1e-9),
+            wait_share=tally.waiting / max(tally.seconds, 1e-9),
+            memory_mb=self.device.memory_mb() if self.step % 20 == 1 else self._memory(),
+        )
+        if self.report.stop_requested():
+            self._save()
+            raise StopRequested
+        if time.monotonic() - self.saved_at > SAVE_EVERY_S:
+            self._save()
+
+    def _memory(self) -> float:
+        return float(self.report.status.numbers.get("memory_mb", 0.0))
+
+    def _validate_epoch(self) -> None:
+        """Metrics of the epoch, the checkpoint if it is the best, then the state of the next epoch."""
+        self.where = f"validation of epoch {self.epoch}"
+        began = time.perf_counter()
+        part = self.parts["val"]
+        values = self._val_logits(part)
+        row = self._val_row(values, part.targets, time.perf_counter() - began)
+        assert self.optimizer is not None
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        self.report.metrics({"epoch": self.epoch, "split": "train", **self.tally.row(), "lr": rate})
+        self.report.metrics({"epoch": self.epoch, "split": "val", **row, "lr": rate})
+        self._keep_if_best(row)
+        self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally()
+        self._save()
+
+    def _averaged(self) -> nn.Module:
+        """The weights that are validated and kept: the moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.model
+
+    def _val_logits(self, part: Part) -> np.ndarray:
+        model = self._averaged().eval()
+        if self.cached is not None:
+            with torch.inference_mode():
+                return frozen.head_logits(model, self.cached.val, 0.0).cpu().numpy().astype(np.float64)
+        return self._evaluate(replace(self.loaded, model=model, tta=False), part, "Validating")
+
+    def _evaluate(self, loaded: LoadedModel, part: Part, phase: str) -> np.ndarray:
+        done, began = 0, time.perf_counter()
+
+        def progress(position: int, total: int) -> None:
+            nonlocal done
+            cost = (position - done) * self._views_per_image() * (4 if loaded.tta else 1)
+            done = position
+            self._advance(cost, phase, position, total, began)
+
+        size = max(self.recipe.batch_size, 16)
+        return logits(loaded, self._fetch, part.rows.tolist(), batch_size=size, progress=progress)
+
+    def _val_row(self, values: np.ndarray, targets: np.ndarray, seconds: float) -> dict[str, float]:
+        probs = softmax(values)
+        matrix = confusion(targets, probs.argmax(1), probs.shape[1])
+        chosen = np.clip(probs[np.arange(len(targets)), targets], 1e-12, 1.0)
+        return {
+            "loss": float(-np.log(chosen).mean()),
+            "accuracy": float(metrics.accuracy(matrix)),
+            "balanced_accuracy": float(metrics.balanced_accuracy(matrix)),
+            "auroc": float(metrics.SCORES["auroc"].function(targets, probs)),
+            "seconds": round(seconds, 3),
+            "images_per_s": round(len(targets) / max(seconds, 1e-9), 2),
+        }
+
+    def _keep_if_best(self, row: dict[str, float]) -> None:
+        name = self.recipe.select
+        value = row[name]
+        self.stale += 1
+        if self.best is None or value > self.best["value"]:
+            self.best = {"metric": name, "value": value, "epoch": self.epoch}
+            self.stale = 0
+            facts = {**self.loaded.facts(), "epoch": self.epoch, "run_id": self.folder.id, name: value}
+            if self.report.writes:
+                checkpoint.save_weights(self.folder.best, self._averaged().state_dict(), facts)
+            self.report.best(name, value, self.epoch)
+
+    # -- the state ----------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Write everything a resume needs."""
+        self.saved_at = time.monotonic()
+        if not self.report.writes:
+            return
+        assert self.optimizer is not None
+        state = {
+            "schema": STATE_SCHEMA,
+            "fingerprint": self.recipe.fingerprint(),
+            "threads": torch.get_num_threads(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "stage": self.stage_at,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "scaler": self.scaler.state_dict(),
+            "best": copy.copy(self.best),
+            "stale": self.stale,
+            "tally": self.tally.to_state(),
+        }
+        checkpoint.save_state(self.folder.last, state)
+
+    def _resume_state(self) -> dict | None:
+        """The last checkpoint that verifies, its place in the run taken over; None to begin at the beginning.
+
+        Raises:
+            WeightsError: the checkpoint belongs to other settings.
+        """
+        state = checkpoint.load_state(self.folder.last)
+        if state is None:
+            return None
+        if state["schema"] != STATE_SCHEMA or state["fingerprint"] != self.recipe.fingerprint():
+            raise WeightsError(
+                "The last checkpoint was made with other settings",
+                found=f"recipe {state['fingerprint']}, now {self.recipe.fingerprint()}",
+                remedy="Start a new run from this one instead of resuming it",
+                kind="settings",
+            )
+        if self.recipe.mode == "exact":
+            torch.set_num_threads(state["threads"])  # sums in another order have other last bits
+        self.model.load_state_dict(state["model"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.best, self.stale = state["best"], state["stale"]
+        self.tally = Tally.from_state(state["tally"])
+        print(f"Resuming in epoch {self.epoch} after step {self.step}.", flush=True)
+        return state
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _predict(self) -> None:
+        """Predictions of validation and test with the best checkpoint, as `predict` would make them."""
+        self.where = "the predictions"
+        state, _ = checkpoint.load_weights(self.folder.best)
+        self.model.load_state_dict(state)
+        loaded = replace(self.loaded, model=self.model.eval())
+        for name in ("val", "test"):
+            part = self.parts[name]
+            if not len(part):
+                continue
+            values = self._evaluate(loaded, part, f"Predicting {name}")
+            rows = self.manifest.table.iloc[part.rows].reset_index(drop=True)
+            if self.report.writes:
+                self.folder.write_predictions(name, predictions_table(rows, values, self.loaded.classes))
+
+    # -- progress -----------------------------------------------------------------------------
+
+    def _advance(self, cost: float, phase: str, done: int, total: int, began: float) -> None:
+        """Progress of anything but training steps; raises StopRequested when a stop was asked for."""
+        self.work.done += cost
+        rate = done / max(time.perf_counter() - began, 1e-9)
+        epoch = self.epoch if phase == "Validating" else 0
+        self.report.progress(
+            phase, self.work.fraction, epoch=epoch, step=done, steps=total, images_per_s=rate
+        )
+        if self.report.stop_requested():
+            if self.optimizer is not None and self.epoch <= self.recipe.epochs and self.step:
+                self._save()
+            raise StopRequested
+
+    def _views_per_image(self) -> float:
+        """Squares the network sees per image at evaluation."""
+        if self.loaded.geometry != "tiles":
+            return 1.0
+        height, width = self.packed[0].shape[:2]
+        size = self.loaded.image_size
+        return max(1, -(-height // size)) * max(1, -(-width // size))
+
+    def _total_work(self) -> float:
+        """Forward passes of the whole run, and those that a resumed run has behind it."""
+        train, val, test = (len(self.parts[name]) for name in SPLITS)
+        views = self._views_per_image()
+        total = (val + test) * views * (4 if self.recipe.tta else 1)
+        for stage in self.recipe.stages:
+            if stage.views:
+                total += (stage.views * train + val) * views + stage.epochs * 0.01 * train
+            else:
+                total += stage.epochs * (TRAIN_COST * train + val * views)
+        return max(total, 1.0)
