@@ -152,6 +152,6 @@ def _write_slide(target: Path, slide: _Slide, seed: int, per_magnification: int)
         folder.mkdir(parents=True, exist_ok=True)
         for sequence in range(1, per_magnification + 1):
             image = tissue.photograph(canvas, style, magnification, rng)
-            encoded = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])[1]
+            encoded = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
             (folder / slide.name(magnification, sequence)).write_bytes(encoded.tobytes())
     return len(MAGNIFICATIONS) * per_magnification

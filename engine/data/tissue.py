@@ -11,12 +11,12 @@ Lengths are canvas pixels: 0.75 of a pixel at 400X. A typical nucleus has a radi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
-WIDTH, HEIGHT = 3200, 2200
+WIDTH, HEIGHT = 2800, 1900
 IMAGE_SIZE = (350, 230)
 FIELD_WIDTH = {"40X": 2625.0, "100X": 1050.0, "200X": 525.0, "400X": 262.5}
 """Width of the field of view on the canvas: what makes the magnifications differ in scale."""
@@ -53,6 +53,21 @@ class Canvas:
     direction: np.ndarray
     nuclei: list[np.ndarray] = field(default_factory=list)
     lesion: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    _halves: tuple[np.ndarray, ...] = ()
+
+    def direction_at(self, places: np.ndarray) -> np.ndarray:
+        """Where the fibres point at n x 2 places, radians."""
+        rows, columns = places[:, 1].astype(int) // 8, places[:, 0].astype(int) // 8
+        limit = np.array(self.direction.shape) - 1
+        return self.direction[np.minimum(rows, limit[0]), np.minimum(columns, limit[1])]
+
+    def halves(self) -> tuple[np.ndarray, ...]:
+        """Both planes at half size, for the low magnifications; made once."""
+        if not self._halves:
+            size = (WIDTH // 2, HEIGHT // 2)
+            planes = (self.hematoxylin, self.eosin)
+            self._halves = tuple(cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes)
+        return self._halves
 
 
 def draw_style(rng: np.random.Generator, malignant: bool) -> Style:
@@ -70,8 +85,8 @@ def draw_style(rng: np.random.Generator, malignant: bool) -> Style:
         hematoxylin_gain=float(rng.uniform(1.15, 2.0)),
         eosin_gain=float(rng.uniform(0.6, 1.5)),
         focus=float(rng.uniform(0.35, 0.9)),
-        radius=float(np.clip(rng.normal(8.0 if malignant else 6.6, 0.95), 5.0, 10.5)),
-        spread=float(np.clip(rng.normal(0.25 if malignant else 0.14, 0.05), 0.06, 0.4)),
+        radius=float(np.clip(rng.normal(7.9 if malignant else 6.6, 0.95), 5.0, 10.5)),
+        spread=float(np.clip(rng.normal(0.22 if malignant else 0.15, 0.05), 0.06, 0.4)),
         crowding=float(np.clip(rng.normal(0.92 if malignant else 1.05, 0.12), 0.75, 1.35)),
         cells=float(rng.uniform(0.5, 1.8)),
         fibres=float(rng.uniform(0.5, 1.3)),
@@ -87,6 +102,7 @@ def grow(subtype: str, style: Style, rng: np.random.Generator) -> Canvas:
         _fat(canvas, style, rng)
     fat_nuclei = len(canvas.nuclei)
     _STRUCTURES[subtype](canvas, style, rng)
+    _mimics(canvas, style, rng, subtype not in ("A", "F", "PT", "TA"))
     canvas.lesion = np.concatenate(canvas.nuclei[fat_nuclei:])[:, :2]
     _spindle_cells(canvas, style, rng, 2.2 if subtype == "PT" else 1.0)
     if rng.random() < 0.5:
@@ -101,22 +117,31 @@ def photograph(canvas: Canvas, style: Style, magnification: str, rng: np.random.
     field_width = FIELD_WIDTH[magnification]
     field_height = field_width * height / width
     aim = canvas.lesion[rng.integers(len(canvas.lesion))] + rng.normal(0, field_width / 7, 2)
+    if rng.random() < 0.2:  # and often there is nothing but stroma in the picture
+        aim = rng.uniform((0, 0), (WIDTH, HEIGHT))
     left = np.clip(aim[0] - field_width / 2, 0, WIDTH - field_width)
     top = np.clip(aim[1] - field_height / 2, 0, HEIGHT - field_height)
-    window = (slice(int(top), int(top + field_height)), slice(int(left), int(left + field_width)))
+    shrunk = 2 if field_width > 2 * width else 1
+    planes = canvas.halves() if shrunk == 2 else (canvas.hematoxylin, canvas.eosin)
+    edges = [int(edge / shrunk) for edge in (top, top + field_height, left, left + field_width)]
     method = cv2.INTER_AREA if field_width > width else cv2.INTER_CUBIC
     stains = [
-        cv2.resize(plane[window], (width, height), interpolation=method).astype(np.float32) / 255
-        for plane in (canvas.hematoxylin, canvas.eosin)
+        cv2.resize(plane[edges[0] : edges[1], edges[2] : edges[3]], (width, height), interpolation=method)
+        for plane in planes
     ]
-    density = (
-        stains[0][..., None] * style.hematoxylin * style.hematoxylin_gain
-        + stains[1][..., None] * style.eosin * style.eosin_gain
-    )
-    light = style.white * np.exp(-density) * rng.normal(1.0, 0.02)
+    light = _colours(style)[stains[0], stains[1]] * np.float32(rng.normal(1.0, 0.02))
     blurred = cv2.GaussianBlur(light, (0, 0), style.focus * rng.uniform(0.85, 1.2))
-    grain = rng.normal(0, 1.6, (height, width, 1)).astype(np.float32)
+    grain = 1.6 * rng.standard_normal((height, width, 1), dtype=np.float32)
     return np.clip(blurred * _vignette(width, height) + grain, 0, 255).astype(np.uint8)
+
+
+def _colours(style: Style) -> np.ndarray:
+    """Beer-Lambert for every pair of stain amounts: float32, 256 (hematoxylin) x 256 (eosin) x 3."""
+    amount = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
+    density = (amount * style.hematoxylin * style.hematoxylin_gain)[:, None] + (
+        amount * style.eosin * style.eosin_gain
+    )[None]
+    return style.white * np.exp(-density)
 
 
 def _vignette(width: int, height: int) -> np.ndarray:
@@ -141,26 +166,25 @@ def _stroma(style: Style, rng: np.random.Generator) -> Canvas:
     across = -x * np.sin(angle) + y * np.cos(angle) + bend
     slope_y, slope_x = np.gradient(across, 8)
     direction = np.arctan2(-slope_x, slope_y).astype(np.float32)
-    planes = [cv2.resize(plane.astype(np.float32), (WIDTH, HEIGHT)) for plane in (along, across)]
-    maps = [np.abs(plane % 3000 - 1500) for plane in planes]  # there and back again: no seam
+    maps = [cv2.resize(plane.astype(np.float32), (WIDTH, HEIGHT)) for plane in (along, across)]
     streaks = cv2.remap(_streaks(rng), maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    amount = cv2.resize(_smooth(rng, 9, small_h, small_w), (WIDTH, HEIGHT))
-    tissue = streaks + 0.12 * amount
-    gaps = np.clip((tissue - (style.clefts - 0.12)) * 9, 0.06, 1)
-    eosin = gaps * (62 + 95 * style.fibres * np.clip(tissue, 0, 1.1))
-    hematoxylin = gaps * (8 + 14 * (1 - np.clip(tissue, 0, 1)))
-    return Canvas(
-        np.clip(hematoxylin, 0, 255).astype(np.uint8), np.clip(eosin, 0, 255).astype(np.uint8), direction
-    )
+    amount = np.clip(128 + 30 * _smooth(rng, 9, small_h, small_w), 0, 255).astype(np.uint8)
+    tissue = cv2.addWeighted(streaks, 1.0, cv2.resize(amount, (WIDTH, HEIGHT)), 1.0, -128)
+    share = np.arange(256) / 255
+    gaps = np.clip((share - (style.clefts - 0.12)) * 9, 0.06, 1)
+    eosin = gaps * (62 + 95 * style.fibres * share)
+    hematoxylin = gaps * (8 + 14 * (1 - share))
+    tables = [np.clip(table, 0, 255).astype(np.uint8) for table in (hematoxylin, eosin)]
+    return Canvas(cv2.LUT(tissue, tables[0]), cv2.LUT(tissue, tables[1]), direction)
 
 
 def _streaks(rng: np.random.Generator, side: int = 1500) -> np.ndarray:
-    """Horizontal streaks in 0..1, of three thicknesses."""
+    """Horizontal streaks, uint8, of four thicknesses."""
     total = np.zeros((side, side), np.float32)
     for thickness, length, weight in ((34, 420, 0.38), (11, 150, 0.28), (4, 60, 0.2), (2, 26, 0.2)):
         coarse = rng.random((side // thickness + 2, side // length + 3), dtype=np.float32)
         total += weight * cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.clip((total - 0.53) * 2.0 + 0.5, 0, 1)
+    return np.clip((total - 0.53) * 510 + 128, 0, 255).astype(np.uint8)
 
 
 def _blob(rng: np.random.Generator, x: float, y: float, radius: float, wobble: float, stretch: float = 1.0):
@@ -438,7 +462,7 @@ def _lobular(canvas: Canvas, style: Style, rng: np.random.Generator) -> None:
         for _ in range(rng.integers(4, 18)):
             if not (0 <= place[0] < WIDTH and 0 <= place[1] < HEIGHT):
                 break
-            angle = canvas.direction[int(place[1]) // 8, int(place[0]) // 8]
+            angle = canvas.direction_at(place[None])[0]
             cells.append((*place, angle))
             step = style.radius * 2.2 * style.crowding
             place = place + sign * step * np.array([np.cos(angle), np.sin(angle)]) + rng.normal(0, 1.6, 2)
@@ -480,16 +504,26 @@ def _single_cells(canvas: Canvas, style: Style, rng: np.random.Generator, count:
 
 
 def _spindle_cells(canvas: Canvas, style: Style, rng: np.random.Generator, amount: float) -> None:
-    """Fibroblasts: thin dark nuclei along the fibres, where there is stroma."""
-    places = rng.uniform((0, 0), (WIDTH, HEIGHT), (int(1500 * style.cells * amount), 2))
+    """Fibroblasts: thin dark nuclei along the fibres, where there is stroma; the same in both classes."""
+    places = rng.uniform((0, 0), (WIDTH, HEIGHT), (int(1150 * style.cells * amount), 2))
     columns, rows = places[:, 0].astype(int), places[:, 1].astype(int)
-    eosin = canvas.eosin[rows, columns]
-    stroma = (eosin > 55) & (canvas.hematoxylin[rows, columns] < 30)
-    places, columns, rows = places[stroma], columns[stroma], rows[stroma]
-    limit = np.array(canvas.direction.shape) - 1
-    angle = canvas.direction[np.minimum(rows // 8, limit[0]), np.minimum(columns // 8, limit[1])]
-    angle = angle + rng.normal(0, 0.2, len(angle))
-    _nuclei(canvas, style, rng, places[:, 0], places[:, 1], angle, 0.82, 2.6, 1.02)
+    stroma = (canvas.eosin[rows, columns] > 55) & (canvas.hematoxylin[rows, columns] < 30)
+    places = places[stroma]
+    angle = canvas.direction_at(places) + rng.normal(0, 0.2, len(places))
+    plain = replace(style, radius=6.0, spread=0.2)
+    _nuclei(canvas, plain, rng, places[:, 0], places[:, 1], angle, 0.9, 2.6, 1.02)
+
+
+def _mimics(canvas: Canvas, style: Style, rng: np.random.Generator, malignant: bool) -> None:
+    """What makes the task hard: normal glands beside a carcinoma, crowded solid ducts in a benign lesion."""
+    if malignant:
+        plain = replace(style, radius=6.4, spread=0.12, crowding=1.0)
+        for x, y in _places(rng, int(rng.integers(0, 18)), 170):
+            _gland(canvas, plain, rng, x, y, rng.uniform(34, 85), rng.uniform(0.3, 0.7))
+    else:
+        plain = replace(style, radius=max(style.radius, 6.8), spread=0.2, crowding=0.95)
+        for x, y in _places(rng, int(rng.integers(0, 10)), 220):
+            _nest(canvas, plain, rng, x, y, rng.uniform(40, 100), rng.uniform(1, 1.4), 1.5)
 
 
 def _lymphocytes(canvas: Canvas, style: Style, rng: np.random.Generator) -> None:
