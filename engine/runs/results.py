@@ -578,9 +578,9 @@ def explain_image(
 
     from engine.data.images import decode
     from engine.explain.overlay import overlay
-    from engine.explain.runs import Question, explain_file
+    from engine.explain.runs import explain_file
 
-    found = explain_file(folder, image, Question(method, target, layer or ""), device=device)
+    found = explain_file(folder, image, method=method, target=target, layer=layer, device=device)
     pixels = decode(Path(image))
     files.replace_file(
         out, lambda file: Image.fromarray(overlay(pixels, found.heat)).save(file, format="PNG")
