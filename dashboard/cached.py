@@ -14,10 +14,13 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import places
-from engine.data import audit, breakhis, images, splits
+from engine.analysis import intervals
+from engine.data import breakhis, images
 from engine.data.manifest import Manifest
 from engine.errors import RunError
 from engine.runs import folder as run_folder
+from engine.runs import launch
+from engine.runs.config import DataConfig, RunConfig
 from engine.runs.folder import RunFolder, Summary
 
 # A cached value is shared with nobody: st.cache_data hands out copies.
@@ -36,7 +39,7 @@ def dataset(root: str | Path) -> tuple[Manifest, breakhis.Inventory]:
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def _dataset(root: str, _stamp_key: tuple) -> tuple[Manifest, breakhis.Inventory]:
+def _dataset(root: str, stamp: tuple) -> tuple[Manifest, breakhis.Inventory]:
     return breakhis.scan(Path(root))
 
 
@@ -52,23 +55,21 @@ def folder_stamp(root: str | Path) -> tuple[int, int]:
     return folders, newest
 
 
-def split(root: str | Path, protocol: str, fold: int, seed: int, magnifications: tuple[str, ...] = ()):
-    """A split of a data set and its audit: (Manifest with split, Audit).
+def prepared(data: DataConfig) -> launch.Prepared:
+    """A data set divided as a configuration says: manifest with split, audit, warnings.
 
     Raises:
-        DataError, SplitError: as `scan` and `make_split`.
+        DataError, SplitError: as `engine.runs.launch.prepare_data`.
     """
-    path = str(Path(root).expanduser().absolute())
-    return _split(path, folder_stamp(path), protocol, int(fold), int(seed), tuple(magnifications))
+    root = str(Path(data.root).expanduser().absolute())
+    return _prepared(
+        data, root, folder_stamp(root), _file_stamp(data.split_csv) if data.split_csv else (0, 0)
+    )
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
-def _split(
-    root: str, _stamp_key: tuple, protocol: str, fold: int, seed: int, magnifications: tuple[str, ...]
-):
-    manifest = _dataset(root, _stamp_key)[0].only(magnifications)
-    divided = splits.make_split(manifest, splits.SplitSpec(protocol=protocol, fold=fold, seed=seed))
-    return divided, audit.audit(divided.table)
+@st.cache_data(max_entries=24, show_spinner=False)
+def _prepared(data: DataConfig, root: str, stamp: tuple, csv_stamp: tuple) -> launch.Prepared:
+    return launch.prepare_data(RunConfig(data=data), _dataset(root, stamp)[0])
 
 
 def thumbnail(path: str | Path, width: int = 220) -> bytes:
@@ -81,7 +82,7 @@ def thumbnail(path: str | Path, width: int = 220) -> bytes:
 
 
 @st.cache_data(max_entries=600, show_spinner=False)
-def _thumbnail(path: str, _stamp_key: tuple, width: int) -> bytes:
+def _thumbnail(path: str, stamp: tuple, width: int) -> bytes:
     return images.encode_png(images.thumbnail(Path(path), width))
 
 
@@ -116,7 +117,7 @@ def predictions(run_id: str, split_name: str = "test") -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _predictions(path: str, split_name: str, _stamp_key: tuple) -> pd.DataFrame:
+def _predictions(path: str, split_name: str, stamp: tuple) -> pd.DataFrame:
     return RunFolder(Path(path)).predictions(split_name)
 
 
@@ -127,7 +128,7 @@ def metrics(run_id: str) -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _metrics(path: str, _stamp_key: tuple) -> pd.DataFrame:
+def _metrics(path: str, stamp: tuple) -> pd.DataFrame:
     return RunFolder(Path(path)).metrics()
 
 
@@ -142,8 +143,22 @@ def manifest_of(run_id: str) -> Manifest:
 
 
 @st.cache_data(max_entries=ENTRIES, show_spinner=False)
-def _manifest_of(path: str, _stamp_key: tuple) -> Manifest:
+def _manifest_of(path: str, stamp: tuple) -> Manifest:
     return RunFolder(Path(path)).manifest()
+
+
+def estimates(
+    run_id: str, split_name: str, names: tuple[str, ...], by: str | None = None, draws: int = 2000
+) -> pd.DataFrame:
+    """Scores of a run with intervals, a row per slice: see `engine.analysis.intervals.estimate_table`."""
+    folder = run(run_id)
+    stamp = _file_stamp(folder.predictions_file(split_name))
+    return _estimates(str(folder.path), split_name, stamp, tuple(names), by, draws)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _estimates(path: str, split_name: str, stamp: tuple, names: tuple[str, ...], by: str | None, draws: int):
+    return intervals.estimate_table(_predictions(path, split_name, stamp), names, by=by, draws=draws)
 
 
 # --- models --------------------------------------------------------------------------------------------
@@ -166,10 +181,10 @@ def model(run_id: str) -> tuple[Any, threading.Lock]:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the model ...")
-def _model(path: str, _stamp_key: tuple) -> tuple[Any, threading.Lock]:
+def _model(path: str, stamp: tuple) -> tuple[Any, threading.Lock]:
     from engine.training import models
 
-    return models.load_run(RunFolder(Path(path))), threading.Lock()
+    return models.load_run_model(RunFolder(Path(path))), threading.Lock()
 
 
 def _file_stamp(path: str | Path) -> tuple[int, int]:

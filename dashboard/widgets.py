@@ -59,8 +59,8 @@ _STYLE = """
 .bh-dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;flex:none}
 .bh-muted{opacity:.68}
 .bh-num{font-variant-numeric:tabular-nums}
-.bh-question{opacity:.72;margin:-.35rem 0 .2rem 0;font-size:.95rem}
-.bh-facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem .9rem;font-size:.9rem}
+.bh-question{opacity:.72;margin:.1rem 0 0 0;font-size:.95rem}
+.bh-facts{margin:0;padding:0;display:grid;grid-template-columns:max-content 1fr;gap:.15rem .9rem;font-size:.9rem}
 .bh-facts dt{opacity:.68}.bh-facts dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 [data-testid="stMetricValue"]{font-variant-numeric:tabular-nums}
 [data-testid="stMainBlockContainer"]{padding-left:2.4rem;padding-right:2.4rem}
@@ -157,7 +157,7 @@ def header(title: str, question: str) -> None:
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="small"
     ):
         with st.container(gap=None):
-            st.title(title, anchor=False)
+            st.title(escaped(title), anchor=False)
             st.html(f'<p class="bh-question">{plain(question)}</p>')
         st.session_state["_share_slot"] = st.container(width="content")
 
@@ -417,7 +417,13 @@ def is_dark() -> bool:
 def themed(fig: go.Figure) -> go.Figure:
     """The figure with the page's own background and, on the dark theme, light ink; data colours stay."""
     ink, grid = ("#E9E7EE", "rgba(233,231,238,.14)") if is_dark() else ("#23212B", "rgba(35,33,43,.10)")
-    fig.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color=ink)
+    fig.update_layout(
+        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color=ink
+    )
+    fig.update_layout(font_family="Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif")
+    fig.update_annotations(font_family="Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif")
+    fig.update_xaxes(automargin=True)
+    fig.update_yaxes(automargin=True)
     if is_dark():
         fig.update_layout(title_font_color=ink, legend_font_color=ink)
         fig.update_xaxes(

@@ -1,0 +1,471 @@
+"""The parts of the data set page."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import cached, overview_parts, places, selection, widgets
+from engine.data import breakhis
+from engine.data import images as pixels
+from engine.data.breakhis import Inventory
+from engine.data.manifest import CLASSES, MAGNIFICATIONS, SPLITS, Manifest
+from engine.data.splits import PROTOCOLS, composition
+from engine.errors import EngineError
+from engine.runs.config import DataConfig, help_of
+
+VIEWS = ("Contents", "Images", "Split")
+PER_PAGE = 24
+THUMB = 320
+CLASS_COLOURS = {"benign": widgets.BENIGN, "malignant": widgets.MALIGNANT}
+OTHER_COLOURS = ("#1B9E8A", "#8A8B1F", "#D0587E", "#8F6BD9", "#A6761D", "#7A869A", "#22A5B0", "#7FA03A")
+
+
+def class_colour(label: str, position: int = 0) -> str:
+    return CLASS_COLOURS.get(label, OTHER_COLOURS[position % len(OTHER_COLOURS)])
+
+
+# --- which data set ------------------------------------------------------------------------------------
+def choose() -> str:
+    """The data set of the link, or the last one opened; its folder, empty where there is none."""
+    known = places.datasets()
+    wanted = selection.read("data") or (known[0] if known else "")
+    if not known and not wanted:
+        clicked = widgets.empty_state(
+            "This page shows a data set: its counts, its images and its split.",
+            "It is empty because no data set has been opened yet. Give a folder below, or start with synthetic tissue.",
+            action="Make the sample data set",
+            key="make_sample",
+            icon_name="photo_library",
+        )
+        if clicked and overview_parts.make_sample():
+            st.switch_page(places.page("dataset"))
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        given = st.text_input(
+            "Folder",
+            value=wanted,
+            key=f"folder_{wanted}",
+            help=help_of(DataConfig, "root"),
+            placeholder="/path/to/BreaKHis_v1",
+            width="stretch",
+        )
+        others = [path for path in known if path != wanted]
+        if others:
+            with st.popover("Opened before", icon=":material/history:"):
+                for path in others:
+                    if st.button(widgets.escaped(path), key=f"open_{path}", type="tertiary"):
+                        given = path
+        if (
+            known
+            and not places.sample_folder().is_dir()
+            and st.button("Make the sample data set", key="make_sample")
+            and overview_parts.make_sample()
+        ):
+            given = str(places.sample_folder())
+    given = (given or "").strip()
+    if given != wanted:
+        st.switch_page(places.page("dataset"), query_params={"data": given} if given else {})
+    if given and "data" not in st.query_params:
+        selection.write(data=given)
+    return given
+
+
+def summary_line(manifest: Manifest, inventory: Inventory) -> None:
+    """Images, slides, cases, problems: the first thing to know."""
+    columns = st.columns(5, border=True)
+    columns[0].metric("Images", f"{inventory.images:,}")
+    columns[1].metric("Slides", inventory.slides)
+    columns[2].metric("Cases", inventory.cases)
+    columns[3].metric("Magnifications", len(manifest.magnifications), help=", ".join(manifest.magnifications))
+    columns[4].metric("Problems", len(inventory.problems))
+    if not inventory.usable:
+        st.error(
+            "Nothing can be trained on this: images of both classes are needed.", icon=":material/error:"
+        )
+
+
+# --- contents ------------------------------------------------------------------------------------------
+def contents(manifest: Manifest, inventory: Inventory) -> None:
+    """Counts per class and magnification, per subtype, against the official release; problems by file."""
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        st.subheader("Images per class and magnification", anchor=False)
+        fig, alt = counts_figure(inventory.counts)
+        widgets.show_figure(
+            fig, "Images; a case has several slides, a slide images at every magnification.", alt, "counts"
+        )
+    with right:
+        st.subheader("Subtypes", anchor=False)
+        table = subtype_table(manifest.table)
+        if table.empty:
+            st.caption("No image names a subtype.")
+        else:
+            st.dataframe(table, hide_index=True, alt="Images, slides and cases per subtype.")
+    _official(manifest)
+    _problems(inventory)
+    if inventory.sizes:
+        sizes = ", ".join(f"{size} ({count:,})" for size, count in list(inventory.sizes.items())[:6])
+        st.caption(widgets.escaped(f"Image sizes in pixels: {sizes}."))
+
+
+def counts_figure(counts: pd.DataFrame) -> tuple[go.Figure, str]:
+    """Small multiples: a bar per class within each magnification, the number on it."""
+    fig = go.Figure()
+    for position, (label, row) in enumerate(counts.iterrows()):
+        fig.add_bar(
+            x=[str(name) or "unknown" for name in counts.columns],
+            y=row.to_list(),
+            name=str(label),
+            text=[f"{value:,}" for value in row],
+            textposition="outside",
+            cliponaxis=False,
+            marker_color=class_colour(str(label), position),
+        )
+    top = float(counts.to_numpy().max(initial=1))
+    fig.update_layout(
+        barmode="group",
+        bargap=0.35,
+        height=270,
+        margin={"l": 10, "r": 10, "t": 34, "b": 10},
+        legend={"orientation": "h", "y": 1.18, "x": 0},
+        yaxis={"visible": False, "range": [0, top * 1.15]},
+    )
+    said = "; ".join(
+        f"{label}: " + ", ".join(f"{value} at {name}" for name, value in row.items())
+        for label, row in counts.iterrows()
+    )
+    return fig, f"Images per class and magnification. {said}."
+
+
+def subtype_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per subtype: class, name, images, slides, cases."""
+    known = table[table["subtype"] != ""]
+    if known.empty:
+        return pd.DataFrame()
+    grouped = known.groupby(["label", "subtype"]).agg(
+        Images=("image_id", "size"), Slides=("slide", "nunique"), Cases=("case", "nunique")
+    )
+    grouped = grouped.reset_index()
+    grouped.insert(2, "Name", [breakhis.SUBTYPES.get(code, "") for code in grouped["subtype"]])
+    return grouped.rename(columns={"label": "Class", "subtype": "Code"})
+
+
+def _official(manifest: Manifest) -> None:
+    """What is complete, missing and extra against the 82 slides of the release."""
+    facts = breakhis.slide_facts()
+    here = set(manifest.table["slide"])
+    known = set(facts["slide"]) & here
+    if not known:
+        return
+    st.subheader("Against the official release", anchor=False)
+    if breakhis.is_complete(manifest.table) and len(manifest) == 7909:
+        st.caption("Complete: 82 slides, 7,909 images.")
+        return
+    rows = official_table(manifest.table, facts)
+    st.caption(
+        f"{len(known)} of the {len(facts)} official slides are here, "
+        f"{len(here - set(facts['slide']))} slides are not in the release; {len(manifest):,} of 7,909 images."
+    )
+    with st.expander("Slide by slide"):
+        st.dataframe(rows, hide_index=True, height=320, alt="Images here and in the release, per slide.")
+
+
+def official_table(table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+    """A row per official slide that is here: images here and in the release, per magnification."""
+    counts = pd.crosstab(table["slide"], table["magnification"])
+    rows = []
+    for fact in facts.to_dict("records"):
+        if fact["slide"] not in counts.index:
+            continue
+        row = {"Slide": fact["slide"], "Case": fact["case"]}
+        for name in MAGNIFICATIONS:
+            have = int(counts.loc[fact["slide"]].get(name, 0))
+            row[name] = f"{have} of {int(fact[f'images_{name}'])}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _problems(inventory: Inventory) -> None:
+    if not inventory.problems:
+        return
+    left_out = sum(problem.excluded for problem in inventory.problems)
+    st.subheader(f"Problems ({len(inventory.problems)})", anchor=False)
+    st.caption(f"{widgets.counted(left_out, 'file is', 'files are')} left out; the rest stays usable.")
+    st.dataframe(
+        pd.DataFrame(
+            [
+                (problem.file, problem.message, "left out" if problem.excluded else "used")
+                for problem in inventory.problems
+            ],
+            columns=["File", "What is wrong", "Image"],
+        ),
+        hide_index=True,
+        height=min(38 * (len(inventory.problems) + 1) + 3, 320),
+        alt="Files with problems.",
+    )
+
+
+# --- images --------------------------------------------------------------------------------------------
+def images(manifest: Manifest) -> None:
+    """A gallery that is filtered and paginated; a slide across its magnifications once one is chosen."""
+    table = manifest.table
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        table = _filter(table, "label", "Class", "class")
+        table = _filter(table, "subtype", "Subtype", "subtype", breakhis.SUBTYPES)
+        chosen = table
+        table = _filter(table, "magnification", "Magnification", "power")
+        table = _filter(table, "case", "Case", "case")
+        table = _filter(table, "slide", "Slide", "slide")
+    if table.empty:
+        st.info("No image matches this filter.", icon=":material/filter_alt_off:")
+        return
+    slide = st.session_state.get("filter_slide") or ""
+    if slide:
+        _strip(manifest, chosen[chosen["slide"] == slide], slide)
+    pages = max(1, -(-len(table) // PER_PAGE))
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.caption(widgets.counted(len(table), "image"), width="content")
+        page = st.pagination(pages, key="page", bind="query-params") if pages > 1 else 1
+    _grid(manifest, table.iloc[(page - 1) * PER_PAGE : page * PER_PAGE])
+
+
+def _filter(
+    table: pd.DataFrame, column: str, label: str, param: str, names: dict[str, str] | None = None
+) -> pd.DataFrame:
+    """One filter in the URL; offers only what the filters before it left."""
+    values = [str(value) for value in pd.unique(table[column]) if value]
+    order = [name for name in (*CLASSES, *MAGNIFICATIONS) if name in values]
+    values = order or sorted(values)
+    if len(values) < 2 and selection.read(param) in ("", *values):
+        return table
+    key = f"filter_{column}"
+    missing = selection.choice_from_url(param, ["", *values], key, default="")
+    if missing:
+        st.session_state[key] = ""
+        st.toast(
+            widgets.escaped(f"The link names a {label.lower()} that is not here: {missing[0][:60]}."),
+            icon=":material/link_off:",
+        )
+    value = st.selectbox(
+        label,
+        ["", *values],
+        format_func=lambda item: (f"{item} {names.get(item, '')}".strip() if names else item) or "all",
+        key=key,
+        width="stretch",
+    )
+    selection.choice_to_url(param, key, default="")
+    return table[table[column] == value] if value else table
+
+
+def _grid(manifest: Manifest, rows: pd.DataFrame) -> None:
+    columns = st.columns(6, gap="small")
+    for position, row in enumerate(rows.to_dict("records")):
+        with columns[position % 6]:
+            said = f"{row['label']} {row['subtype']}, {row['magnification']}, case {row['case'] or 'unknown'}"
+            try:
+                st.image(
+                    cached.thumbnail(manifest.absolute(str(row["path"])), THUMB),
+                    width="stretch",
+                    alt=f"{row['image_id']}: {said}",
+                )
+            except EngineError as error:
+                st.caption(widgets.escaped(error.message))
+            dot = class_colour(str(row["label"]))
+            st.html(
+                f'<div style="font-size:.78rem;line-height:1.3;margin:-.35rem 0 .35rem" title="{widgets.plain(row["image_id"])}">'
+                f'<span class="bh-dot" style="background:{dot}" aria-hidden="true"></span> {widgets.plain(row["label"])} {widgets.plain(row["subtype"])} · '
+                f'{widgets.plain(row["magnification"])}<br><span class="bh-muted">{widgets.plain(row["case"] or row["image_id"])}</span></div>'
+            )
+
+
+def _strip(manifest: Manifest, rows: pd.DataFrame, slide: str) -> None:
+    """One slide across its magnifications, a scale bar on each image of known size."""
+    st.subheader(f"Slide {widgets.escaped(slide)} across its magnifications", anchor=False)
+    powers = [name for name in MAGNIFICATIONS if name in set(rows["magnification"])]
+    columns = st.columns(max(len(powers), 1), gap="small")
+    with_bar = False
+    for column, power in zip(columns, powers, strict=False):
+        row = rows[rows["magnification"] == power].iloc[0]
+        with column:
+            try:
+                picture, bar = strip_image(manifest.absolute(str(row["path"])), power)
+            except EngineError as error:
+                st.caption(widgets.escaped(error.message))
+                continue
+            with_bar = with_bar or bool(bar)
+            st.image(
+                picture,
+                width="stretch",
+                alt=f"{row['image_id']} at {power}" + (f", scale bar {bar}" if bar else ""),
+            )
+            st.caption(f"{power}" + (f", bar = {bar}" if bar else ""))
+    if not with_bar:
+        st.caption(
+            "No scale bar: the optics of these images are not known (BreakHis' own are 700 pixels wide)."
+        )
+
+
+def strip_image(path: Path, power: str, width: int = 480) -> tuple[bytes, str]:
+    """A PNG with a scale bar and the bar's length (`100 µm`); no bar for images that are not BreakHis' size."""
+    header = pixels.read_header(path)
+    small = pixels.thumbnail(path, width)
+    scale = breakhis.MICROMETRES_PER_PIXEL.get(power)
+    if scale is None or header.width != 700:
+        return pixels.encode_png(small), ""
+    per_pixel = scale * header.width / small.shape[1]
+    length = bar_length(per_pixel * small.shape[1])
+    return pixels.encode_png(draw_bar(small, round(length / per_pixel))), f"{length:g} µm"
+
+
+def bar_length(field: float) -> float:
+    """The longest of 1, 2, 5, 10, ... micrometres that takes at most a third of the field."""
+    steps = [factor * 10**power for power in range(4) for factor in (1, 2, 5)]
+    return float(max(step for step in steps if step <= max(field / 3, 1)))
+
+
+def draw_bar(image: np.ndarray, length: int) -> np.ndarray:
+    """A white bar with a dark edge, bottom right; image (h, w, 3) uint8, copied."""
+    drawn = image.copy()
+    height, width = drawn.shape[:2]
+    y, x = height - 16, width - 12 - length
+    drawn[y - 2 : y + 6, x - 2 : x + length + 2] = 20
+    drawn[y : y + 4, x : x + length] = 255
+    return drawn
+
+
+# --- split ---------------------------------------------------------------------------------------------
+def split_designer(root: str, manifest: Manifest) -> None:
+    """Protocol, fold and seed; who is on which side; what leaks."""
+    available = [name for name in PROTOCOLS if name != "given" or "split" in manifest.table.columns]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        selection.choice_from_url("protocol", available, "split_protocol", default="case")
+        protocol = st.selectbox(
+            "Protocol",
+            available,
+            format_func=lambda name: PROTOCOLS[name].label,
+            key="split_protocol",
+            help=help_of(DataConfig, "protocol"),
+            width=300,
+        )
+        selection.choice_to_url("protocol", "split_protocol", default="case")
+        folds = [str(fold) for fold in PROTOCOLS[protocol].folds]
+        selection.choice_from_url("fold", folds, "split_fold", default=folds[0])
+        fold = st.segmented_control("Fold", folds, key="split_fold", required=True, disabled=len(folds) == 1)
+        selection.choice_to_url("fold", "split_fold", default=folds[0])
+        seed = st.number_input(
+            "Seed",
+            0,
+            2**31 - 1,
+            key="seed",
+            bind="query-params",
+            help=help_of(DataConfig, "split_seed"),
+            width=120,
+        )
+    st.caption(widgets.escaped(PROTOCOLS[protocol].help + "."))
+    data = DataConfig(root=root, protocol=protocol, fold=int(fold or folds[0]), split_seed=int(seed))
+    try:
+        ready = cached.prepared(data)
+    except EngineError as error:
+        widgets.show_error(error)
+        return
+    widgets.leakage_badge(ready.audit.as_record())
+    for warning in ready.warnings:
+        st.caption(f":material/info: {widgets.escaped(warning)}")
+    fig, alt = composition_figure(composition(ready.manifest.table, ("label",)))
+    widgets.show_figure(fig, "Images, slides and cases on each side. Left out of the split: "
+                        f"{len(manifest) - len(ready.manifest):,} images.", alt, "composition")  # fmt: skip
+    left, right = st.columns(2, gap="large")
+    with left, st.expander("By class, subtype and magnification"):
+        st.dataframe(
+            composition(ready.manifest.table, ("label", "subtype", "magnification")),
+            hide_index=True,
+            height=320,
+            alt="Images, slides and cases per side, class, subtype and magnification.",
+        )
+    with right:
+        if ready.audit.shared_cases:
+            with st.expander(f"Cases on two sides ({len(ready.audit.shared_cases)})"):
+                st.dataframe(
+                    pd.DataFrame(
+                        [(name, ", ".join(sides)) for name, sides in ready.audit.shared_cases.items()],
+                        columns=["Case", "Sides"],
+                    ),
+                    hide_index=True,
+                    height=320,
+                    alt="Cases that are on more than one side of the split.",
+                )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if st.button("Train on this split", type="primary", icon=":material/model_training:"):
+            st.switch_page(
+                places.page("train"),
+                query_params={
+                    "data": root,
+                    "protocol": protocol,
+                    "fold": str(data.fold),
+                    "split_seed": str(seed),
+                },
+            )
+        widgets.download_table(
+            "Manifest with split (CSV)",
+            ready.manifest.table,
+            f"manifest-{protocol}-{data.fold}.csv",
+            "download_split",
+        )
+        st.html(
+            f'<span class="bh-muted bh-num" title="{ready.split_hash}">split {ready.split_hash[:12]}</span>',
+            width="content",
+        )
+    words = ["python", "-m", "engine", "split", root, "--protocol", protocol, "--fold", str(data.fold)]
+    st.code(
+        shlex.join([*words, "--seed", str(seed), "--out", "manifest.csv"]), language="bash", wrap_lines=True
+    )
+
+
+def composition_figure(table: pd.DataFrame) -> tuple[go.Figure, str]:
+    """Three small multiples (images, slides, cases), a bar per side, a colour per class."""
+    from plotly.subplots import make_subplots
+
+    units = ("cases", "slides", "images")
+    fig = make_subplots(
+        1, 3, subplot_titles=[unit.capitalize() for unit in units], shared_yaxes=True, horizontal_spacing=0.05
+    )
+    sides = [side for side in reversed(SPLITS) if side in set(table["split"])]
+    labels = list(dict.fromkeys(table["label"]))
+    for column, unit in enumerate(units, start=1):
+        for position, label in enumerate(labels):
+            part = table[table["label"] == label].set_index("split")[unit]
+            values = [int(part.get(side, 0)) for side in sides]
+            fig.add_bar(
+                y=sides,
+                x=values,
+                orientation="h",
+                name=str(label),
+                legendgroup=str(label),
+                showlegend=column == 1,
+                text=[f"{value:,}" if value else "" for value in values],
+                textposition="inside",
+                insidetextanchor="middle",
+                textangle=0,
+                marker_color=class_colour(str(label), position),
+                textfont_color="#FFFFFF",
+                row=1,
+                col=column,
+            )
+    fig.update_layout(
+        barmode="stack",
+        bargap=0.25,
+        height=210,
+        margin={"l": 10, "r": 10, "t": 46, "b": 10},
+        legend={"orientation": "h", "y": 1.42, "x": 0},
+    )
+    fig.update_xaxes(visible=False)
+    said = "; ".join(
+        f"{row['split']} {row['label']}: {row['cases']} cases, {row['slides']} slides, {row['images']} images"
+        for row in table.to_dict("records")
+    )
+    return fig, f"Composition of the split. {said}."

@@ -1,0 +1,92 @@
+"""Figures of the run page: table in, figure and its words out."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+TRAIN, VAL = "#8A8494", "#7B5BC4"  # grey and the accent, both readable on white and on dark
+
+
+def learning_curves(metrics: pd.DataFrame, best: dict | None = None) -> tuple[go.Figure, str]:
+    """Loss and balanced accuracy by epoch, training and validation together, the learning rate below.
+
+    Args:
+        metrics: `RunFolder.metrics()`: `epoch, split` and numbers.
+        best: `status.best`: its epoch is marked.
+
+    Returns:
+        The figure, and what it shows in words.
+    """
+    score = "balanced_accuracy" if "balanced_accuracy" in metrics else "accuracy"
+    panels = [
+        (name, title)
+        for name, title in (("loss", "Loss"), (score, score.replace("_", " ").capitalize()))
+        if name in metrics
+    ]
+    with_rate = "lr" in metrics and metrics["lr"].notna().any()
+    rows = 2 if with_rate else 1
+    fig = make_subplots(
+        rows,
+        len(panels),
+        shared_xaxes=True,
+        vertical_spacing=0.07,
+        horizontal_spacing=0.08,
+        row_heights=[0.76, 0.24] if with_rate else None,
+        subplot_titles=[title for _, title in panels],
+    )
+    for column, (name, _) in enumerate(panels, start=1):
+        for side, words, colour in (("train", "training", TRAIN), ("val", "validation", VAL)):
+            part = metrics[(metrics["split"] == side) & metrics[name].notna()]
+            if part.empty:
+                continue
+            fig.add_scatter(
+                x=part["epoch"], y=part[name], mode="lines+markers", name=words, legendgroup=words,
+                showlegend=False, line={"color": colour, "width": 2}, marker={"size": 5},
+                hovertemplate=f"{words}, epoch %{{x}}: %{{y:.3f}}<extra></extra>", row=1, col=column,
+            )  # fmt: skip
+            last = part.iloc[-1]
+            fig.add_annotation(
+                x=last["epoch"], y=last[name], text=f" {words}", xanchor="left", showarrow=False,
+                font={"color": colour, "size": 12}, row=1, col=column,
+            )  # fmt: skip
+        if with_rate:
+            rate = metrics[metrics["lr"].notna()].drop_duplicates("epoch")
+            fig.add_scatter(
+                x=rate["epoch"], y=rate["lr"], mode="lines", line={"color": TRAIN, "width": 1.5, "shape": "hv"},
+                showlegend=False, hovertemplate="learning rate, epoch %{x}: %{y:.2e}<extra></extra>", row=2, col=column,
+            )  # fmt: skip
+            if column == 1:
+                fig.update_yaxes(title_text="learning<br>rate", title_font_size=11, row=2, col=1)
+            fig.update_yaxes(rangemode="tozero", nticks=3, tickformat=".0e", row=2, col=column)
+    _mark_best(fig, metrics, score, best, [name for name, _ in panels])
+    last_epoch = int(metrics["epoch"].max())
+    fig.update_xaxes(range=[0.8, max(last_epoch, 2) * 1.16], showgrid=False, dtick=max(1, last_epoch // 8))
+    fig.update_xaxes(title_text="epoch", row=rows)
+    fig.update_layout(
+        height=360, margin={"l": 10, "r": 10, "t": 34, "b": 10}, uirevision="curves", hovermode="x"
+    )
+    return fig, _words(metrics, panels, last_epoch)
+
+
+def _mark_best(
+    fig: go.Figure, metrics: pd.DataFrame, score: str, best: dict | None, names: list[str]
+) -> None:
+    if not best or best.get("value") is None or score not in names:
+        return
+    fig.add_scatter(
+        x=[best["epoch"]], y=[best["value"]], mode="markers", showlegend=False,
+        marker={"size": 13, "symbol": "circle-open", "color": VAL, "line": {"width": 2}},
+        hovertemplate="best, epoch %{x}: %{y:.3f}<extra></extra>", row=1, col=names.index(score) + 1,
+    )  # fmt: skip
+
+
+def _words(metrics: pd.DataFrame, panels: list[tuple[str, str]], last_epoch: int) -> str:
+    parts = []
+    for name, title in panels:
+        for side, words in (("train", "training"), ("val", "validation")):
+            part = metrics.loc[(metrics["split"] == side) & metrics[name].notna(), name]
+            if len(part):
+                parts.append(f"{title} in {words} from {part.iloc[0]:.3f} to {part.iloc[-1]:.3f}")
+    return f"Learning curves over {last_epoch} epochs. {'; '.join(parts)}."

@@ -1,0 +1,443 @@
+"""The parts of the page of one run. A section appears only when it has content."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import cached, matrix_figure, places, run_figures, run_table, selection, widgets
+from engine.analysis import predictions as tables
+from engine.analysis.metrics import score_of
+from engine.errors import EngineError
+from engine.runs import catalog, launch
+from engine.runs import folder as run_folder
+from engine.runs.config import options
+from engine.runs.folder import RunFolder, Summary
+
+SCORES = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "auroc", "prr", "patient_diagnosis")
+# key in status.numbers -> (label, unit, digits)
+NUMBERS = {
+    "images_per_s": ("Images per second", "", 1),
+    "wait_share": ("Waiting for data", "%", 0),
+    "memory_mb": ("Memory", " MB", 0),
+    "gpu_memory_mb": ("GPU memory", " MB", 0),
+    "gpu_share": ("GPU busy", "%", 0),
+    "cpu_share": ("CPU busy", "%", 0),
+    "loss": ("Training loss", "", 3),
+    "lr": ("Learning rate", "", -1),
+}
+
+
+def about(summary: Summary) -> str:
+    """One line: what was trained on what."""
+    config = summary.config
+    if config.kind != "train":
+        return f"{config.kind.capitalize()}, {widgets.when(summary.created_at)}"
+    record = catalog.BY_NAME.get(config.model.name)
+    name = record.label if record else config.model.name
+    size = config.model.image_size or (record.image_size if record else 0)
+    powers = ", ".join(config.data.magnifications) or "all magnifications"
+    return (
+        f"{name} at {size} pixels, {config.data.protocol} split, fold {config.data.fold}, {powers}, "
+        f"seed {config.training.seed}"
+    )
+
+
+def badges(summary: Summary) -> None:
+    """State and leakage, the first things to know."""
+    chip = widgets.status_html(summary.state, stalled=summary.stalled)
+    tags = "".join(f'<span class="bh-badge bh-unknown">{widgets.plain(tag)}</span>' for tag in summary.tags)
+    st.html(f'<div class="bh-row">{chip}{widgets.leakage_html(summary.audit)}{tags}</div>')
+
+
+def actions(folder: RunFolder, summary: Summary) -> None:
+    """Stop, kill, resume, fork, compare: those that apply."""
+    locked = bool(places.read_only_reason())
+    said = st.session_state.pop("_run_said", "")
+    if said:
+        st.toast(widgets.escaped(said), icon=":material/check:")
+    with st.container(horizontal=True, gap="small"):
+        if run_table.able([summary], "stop"):
+            stop = st.button(
+                "Stop", icon=":material/stop_circle:", disabled=locked, help="Saves a checkpoint first"
+            )
+            if stop:
+                _do(lambda: launch.stop(folder))
+        if summary.state == run_folder.STOPPING:
+            asked = (folder.path / "STOP").stat().st_mtime if folder.stop_requested() else time.time()
+            waited = time.time() - asked
+            hangs = waited > launch.STOP_GRACE_S
+            if st.button(
+                "Kill",
+                icon=":material/dangerous:",
+                disabled=locked or not hangs,
+                help="For a worker that does not stop. "
+                + ("" if hangs else f"Possible {launch.STOP_GRACE_S:.0f} s after the request to stop."),
+            ):
+                _do(lambda: launch.stop(folder, kill=True))
+        if run_table.able([summary], "resume") and (
+            st.button(
+                "Resume",
+                icon=":material/resume:",
+                type="primary",
+                disabled=locked,
+                help="Continues from the last checkpoint",
+            )
+        ):
+            _do(lambda: launch.resume(folder))
+        if summary.config.kind == "train" and st.button(
+            "New run from this one", icon=":material/content_copy:"
+        ):
+            st.switch_page(places.page("train"), query_params={"from": folder.id})
+        for page, label, icon, fits in (
+            ("compare", "Compare", "compare_arrows", bool(run_table.able([summary], "compare"))),
+            ("explain", "Explain", "blur_on", folder.best.is_file()),
+        ):
+            if fits and places.has_page(page) and st.button(label, icon=f":material/{icon}:"):
+                st.switch_page(places.page(page), query_params={"runs": folder.id})
+
+
+def _do(act) -> None:
+    with widgets.errors_shown():
+        st.session_state["_run_said"] = str(act())
+        st.rerun()
+
+
+# --- live ----------------------------------------------------------------------------------------------
+def live(run_id: str) -> None:
+    """State, progress, numbers and curves; redrawn every two seconds while the run is active."""
+    try:
+        folder = cached.run(run_id)
+        status, state = folder.status(), folder.state()
+    except EngineError as error:  # deleted while it is looked at
+        widgets.show_error(error)
+        return
+    _tell_end(run_id, state, status)
+    if status.error:
+        widgets.show_error(status.error)
+    elif state == run_folder.INTERRUPTED:
+        widgets.show_error(
+            {
+                "message": "The worker is gone without a word: it was killed, or the machine was switched off.",
+                "remedy": "Resume continues from the last checkpoint",
+            },
+            level="warning",
+        )
+    if state in run_folder.ACTIVE:
+        _progress(folder, status, state)
+    metrics = cached.metrics(run_id)
+    if metrics.empty:
+        if state in run_folder.ACTIVE:
+            st.caption("Curves appear when the first epoch has ended.")
+    else:
+        _curves(metrics, status)
+    log = folder.log_tail()
+    if log and state in run_folder.ACTIVE:
+        with st.expander("Log, last lines", icon=":material/terminal:"):
+            st.code("\n".join(log.splitlines()[-200:]), language=None, height=260)
+
+
+def _tell_end(run_id: str, state: str, status: run_folder.Status) -> None:
+    """A notice, and the whole page once more, when the state changes while it is looked at."""
+    key = f"_state_{run_id}"
+    before = st.session_state.get(key)
+    st.session_state[key] = state
+    if before in (None, state):
+        return
+    if state not in run_folder.ACTIVE:
+        icon = "check_circle" if state == run_folder.COMPLETED else "error"
+        st.toast(f"The run has ended: {widgets.state_word(state).lower()}.", icon=f":material/{icon}:")
+    st.rerun(scope="app")
+
+
+def _progress(folder: RunFolder, status: run_folder.Status, state: str) -> None:
+    parts = [status.phase or widgets.state_word(state)]
+    if status.epoch and status.epochs:
+        parts.append(f"epoch {status.epoch} of {status.epochs}")
+    if status.steps:
+        parts.append(f"step {status.step} of {status.steps}")
+    if status.eta_s is not None:
+        parts.append(f"{widgets.duration(status.eta_s)} left")
+    st.progress(min(max(status.progress, 0.0), 1.0), text=widgets.escaped(" · ".join(parts)))
+    quiet = time.time() - status.check_in_at
+    if state in (run_folder.RUNNING, run_folder.STOPPING) and quiet > run_folder.STALL_S:
+        st.warning(
+            f"No sign from the worker for {widgets.duration(quiet)}. It may be busy with a long step; stop it if this goes on.",
+            icon=":material/hourglass_disabled:",
+        )
+    shown = [(key, status.numbers[key]) for key in NUMBERS if status.numbers.get(key) is not None]
+    if shown:
+        columns = st.columns(max(len(shown), 4))
+        for column, (key, value) in zip(columns, shown, strict=False):
+            label, unit, digits = NUMBERS[key]
+            share = key.endswith("_share")
+            text = f"{value:.2e}" if digits < 0 else f"{value * (100 if share else 1):,.{digits}f}{unit}"
+            column.metric(label, text)
+
+
+def _curves(metrics: pd.DataFrame, status: run_folder.Status) -> None:
+    fig, words = run_figures.learning_curves(metrics, status.best)
+    best = status.best or {}
+    said = ""
+    if best.get("value") is not None:
+        said = f"Best {str(best.get('metric', 'score')).replace('_', ' ')} on validation {best['value']:.3f} at epoch {best['epoch']}. "
+    widgets.show_figure(
+        fig,
+        f"{said}Scores over all images of a side after each epoch; the checkpoint kept is the one of the best validation epoch.",
+        words,
+        "curves",
+    )
+
+
+# --- results -------------------------------------------------------------------------------------------
+def results(summary: Summary) -> None:
+    """Scores per magnification, confusion matrices, predictions to look at."""
+    if not summary.has_predictions:
+        return
+    sides = [side for side in ("test", "val", "train") if side in summary.has_predictions]
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        st.subheader("Results", anchor=False)
+        if len(sides) > 1:
+            selection.choice_from_url("split", sides, "split_shown", default=sides[0])
+            side = st.segmented_control(
+                "Split", sides, key="split_shown", required=True, label_visibility="collapsed"
+            )
+            selection.choice_to_url("split", "split_shown", default=sides[0])
+        else:
+            side = sides[0]
+    side = side or sides[0]
+    with widgets.errors_shown():
+        _scores(summary, side)
+        _matrices(summary, side)
+        _examples(summary, side)
+
+
+def _scores(summary: Summary, side: str) -> None:
+    table = cached.estimates(summary.id, side, SCORES, by="magnification")
+    first = table.iloc[0][SCORES[0]]
+    data = {"": ["all magnifications" if name == "all" else name for name in table["slice"]]}
+    for name in SCORES:
+        data[score_of(name).title] = [estimate.short for estimate in table[name]]
+    data["Images"] = [estimate.n_images for estimate in table[SCORES[0]]]
+    data["Cases"] = [estimate.n_cases for estimate in table[SCORES[0]]]
+    st.dataframe(
+        pd.DataFrame(data),
+        hide_index=True,
+        alt=f"Scores on {side}: a row for all magnifications and one for each.",
+        column_config={
+            score_of(name).title: st.column_config.TextColumn(help=score_of(name).help, alignment="right")
+            for name in SCORES
+        },
+    )
+    share = (
+        "Whole cases are drawn"
+        if first.n_cases
+        else "Images are drawn (no case is known), so they are too narrow"
+    )
+    warnings = dict.fromkeys(estimate.warning for estimate in table[SCORES[0]] if estimate.warning)
+    st.caption(widgets.escaped(" ".join([f"95% intervals in brackets. {share}.", *warnings])))
+
+
+def _matrices(summary: Summary, side: str) -> None:
+    table = cached.predictions(summary.id, side)
+    matrices = tables.confusion_by_magnification(table)
+    classes = tables.classes_of(table)
+    colour = widgets.run_colours().get(summary.id, "#7A869A")
+    counts = {name: matrix.tolist() for name, matrix in matrices.items()}
+    row = matrix_figure.Row(
+        summary.id, summary.name, colour, counts, leaks=summary.audit.get("level") == "leak"
+    )
+    parts = list(matrices)
+    fig = matrix_figure.confusion_rows([row], parts, classes, dark=widgets.is_dark())
+    widgets.show_figure(
+        fig,
+        "Images by true class (rows) and predicted class (columns); below each, balanced accuracy and images.",
+        matrix_figure.alt_text([row], parts, classes),
+        "matrices",
+    )
+
+
+BUCKETS = {"Confidently wrong": "worst", "Confidently right": "best", "Unsure": "unsure", "Random": "random"}
+
+
+def examples(table: pd.DataFrame, bucket: str, n: int = 8, seed: int = 0) -> pd.DataFrame:
+    """The images of a bucket: `worst` (least probability of the true class), `best`, `unsure`, `random`.
+
+    Adds `true_probability` and `predicted`.
+    """
+    classes = tables.classes_of(table)
+    true, guess = tables.labels(table), tables.predicted(table)
+    known = true >= 0
+    values = tables.probabilities(table)
+    rows = table.assign(
+        true_probability=np.where(known, values[np.arange(len(table)), np.maximum(true, 0)], np.nan),
+        predicted=[classes[index] for index in guess],
+        doubt=np.abs(values.max(axis=1) - 1 / len(classes)),
+    )[known]
+    if bucket == "worst":
+        wrong = rows[rows["predicted"] != rows["label"]]
+        return wrong.sort_values("true_probability").head(n)
+    if bucket == "best":
+        return rows.sort_values("true_probability", ascending=False).head(n)
+    if bucket == "unsure":
+        return rows.sort_values("doubt").head(n)
+    return rows.sample(min(n, len(rows)), random_state=seed)
+
+
+def _examples(summary: Summary, side: str) -> None:
+    with widgets.errors_shown():
+        table = cached.predictions(summary.id, side)
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+            st.subheader("Predictions", anchor=False)
+            label = st.segmented_control(
+                "Show",
+                list(BUCKETS),
+                default="Confidently wrong",
+                required=True,
+                label_visibility="collapsed",
+                key="bucket",
+            )
+        bucket = BUCKETS[label or "Confidently wrong"]
+        found = examples(table, bucket)
+        if found.empty:
+            st.caption("No image is wrong.")
+            return
+        paths = _paths(summary)
+        columns = st.columns(4)
+        for index, row in enumerate(found.to_dict("records")):
+            with columns[index % 4]:
+                _example(row, paths)
+
+
+def _paths(summary: Summary) -> dict[str, Any]:
+    try:
+        manifest = cached.manifest_of(summary.id)
+    except EngineError:
+        return {}
+    return {
+        str(name): manifest.absolute(str(path))
+        for name, path in zip(manifest.table["image_id"], manifest.table["path"], strict=True)
+    }
+
+
+def _example(row: dict[Any, Any], paths: dict[str, Any]) -> None:
+    said = f"{row['label']}, called {row['predicted']}, p(true) {row['true_probability']:.3f}"
+    path = paths.get(row["image_id"])
+    drawn = False
+    if path is not None and path.is_file():
+        try:
+            st.image(cached.thumbnail(path, 320), width="stretch", alt=f"{row['image_id']}: {said}")
+            drawn = True
+        except EngineError:
+            drawn = False
+    right = row["predicted"] == row["label"]
+    mark = widgets.icon("check", "#3E9B6B") if right else widgets.icon("close", widgets.LEAK_RED)
+    missing = "" if drawn else '<div class="bh-muted">The image file is not here.</div>'
+    st.html(
+        f'<div style="font-size:.85rem;line-height:1.35;margin-bottom:.6rem">{missing}<div class="bh-row" style="gap:.3rem">{mark}'
+        f'<span class="bh-num">{widgets.plain(said)}</span></div><div class="bh-muted" style="overflow-wrap:anywhere">'
+        f"{widgets.plain(row['magnification'])} · {widgets.plain(row['slide'] or row['image_id'])}</div></div>"
+    )
+
+
+# --- details -------------------------------------------------------------------------------------------
+def details(folder: RunFolder, summary: Summary) -> None:
+    """Configuration, environment, history, log, downloads."""
+    record = folder.record()
+    tabs = st.tabs(["Configuration", "Environment", "History", "Log", "Downloads"])
+    with tabs[0]:
+        _configuration(summary)
+    with tabs[1]:
+        found = record.get("provenance") or {}
+        packages = found.get("packages") or {}
+        widgets.facts(
+            [
+                ("Python", found.get("python", "n/a")),
+                *[(name, version) for name, version in packages.items()],
+                ("git commit", found.get("git_commit") or "n/a"),
+                ("Machine", found.get("machine", "n/a")),
+                ("Cores", found.get("cores", "n/a")),
+            ]
+        )
+    with tabs[2]:
+        _history(summary)
+    with tabs[3]:
+        log = folder.log_tail()
+        if log:
+            st.code(log, language=None, height=360)
+        else:
+            st.caption("The log is empty.")
+    with tabs[4]:
+        _downloads(folder, summary, record)
+
+
+def _configuration(summary: Summary) -> None:
+    config = summary.config
+    holders = {"DataConfig": config.data, "ModelConfig": config.model, "TrainingConfig": config.training}
+    titles = {"DataConfig": "Data", "ModelConfig": "Model", "TrainingConfig": "Training"}
+    columns = st.columns(3)
+    for column, (group, holder) in zip(columns, holders.items(), strict=True):
+        with column:
+            st.html(f"<b>{titles[group]}</b>")
+            pairs = []
+            for kind, item in options():
+                if kind.__name__ == group:
+                    value = getattr(holder, item.name)
+                    text = ", ".join(value) if isinstance(value, tuple) else value
+                    pairs.append(
+                        (
+                            item.metadata["label"],
+                            "as the recipe says"
+                            if text in ("", 0, 0.0)
+                            and item.name in ("epochs", "batch_size", "lr", "augmentation")
+                            else ("all" if text == "" else text),
+                        )
+                    )
+            widgets.facts(pairs)
+    if config.details:
+        st.json(config.details, expanded=False)
+    st.caption("The same from the command line:")
+    st.code(launch.command_line(config), language="bash", wrap_lines=True)
+
+
+def _history(summary: Summary) -> None:
+    if not summary.status.history:
+        st.caption("No change of state was recorded.")
+        return
+    widgets.facts(
+        [(widgets.when(at), widgets.state_word(state)) for state, at in summary.status.history]
+        + (
+            [("Now", widgets.state_word(summary.state))]
+            if summary.status.history[-1][0] != summary.state
+            else []
+        )
+    )
+
+
+def _downloads(folder: RunFolder, summary: Summary, record: dict[str, Any]) -> None:
+    with st.container(horizontal=True, gap="small"):
+        for side in summary.has_predictions:
+            widgets.download_table(
+                f"Predictions, {side} (CSV)",
+                lambda side=side: cached.predictions(folder.id, side),
+                f"{folder.id}-{side}.csv",
+                f"download_{side}",
+            )
+        widgets.download_text(
+            "Configuration (JSON)",
+            json.dumps(record, indent=1, ensure_ascii=False),
+            f"{folder.id}-config.json",
+            "download_config",
+        )
+        if (folder.path / "manifest.csv").is_file():
+            widgets.download_table(
+                "Manifest with split (CSV)",
+                lambda: cached.manifest_of(folder.id).table,
+                f"{folder.id}-manifest.csv",
+                "download_manifest",
+            )

@@ -1,0 +1,35 @@
+"""Run: one run, live while it works, its results afterwards."""
+
+import streamlit as st
+
+from dashboard import cached, places, run_parts, selection, widgets
+from engine.errors import EngineError
+from engine.runs import folder as run_folder
+
+run_id = selection.read("id")
+if not run_id:
+    widgets.header("Run", "How is this run doing, and what came out?")
+    widgets.empty_state(
+        "This page shows one run: live while it trains, its results afterwards.",
+        "It is empty because the link names no run.",
+        action="Choose a run",
+        to="runs",
+        icon_name="monitoring",
+    )
+    st.stop()
+
+try:
+    folder = cached.run(run_id)
+    summary = folder.summary()
+except EngineError as error:
+    widgets.header("Run", "How is this run doing, and what came out?")
+    widgets.show_error(error)
+    st.page_link(places.page("runs"), label="All runs", icon=":material/list_alt:")
+    st.stop()
+
+widgets.header(summary.name, run_parts.about(summary))
+run_parts.badges(summary)
+run_parts.actions(folder, summary)
+st.fragment(run_every=2.0 if summary.state in run_folder.ACTIVE else None)(run_parts.live)(folder.id)
+run_parts.results(summary)
+run_parts.details(folder, summary)

@@ -1,0 +1,31 @@
+"""Runs: every run, what it does now, and what can be done with it."""
+
+import streamlit as st
+
+from dashboard import cached, places, runs_parts, selection, widgets
+from engine.runs import folder as run_folder
+
+widgets.header("Runs", "What is running, what came out, and what next?")
+
+runs_parts.notices()
+summaries = cached.summaries()
+if not summaries:
+    widgets.empty_state(
+        "This page lists every run with its state, its best score and its split.",
+        "It is empty because nothing has been trained or imported yet.",
+        action="Train a model",
+        to="train",
+        icon_name="list_alt",
+    )
+    runs_parts.trash()
+    st.stop()
+
+_, missing = selection.divide(selection.read_list("runs"), [summary.id for summary in summaries])
+widgets.missing_notice(missing)
+
+shown, columns, group = runs_parts.controls(summaries)
+busy = any(summary.state in run_folder.ACTIVE for summary in summaries)
+st.fragment(run_every=2.0 if busy else None)(runs_parts.live_table)(columns, group)
+if busy:
+    runs_parts.queue(places.runs_folder(), summaries)
+runs_parts.trash()
