@@ -1,0 +1,138 @@
+"""Images with every entry's opinion under them, a page at a time, with previous and next on the keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import cached, places, selection, widgets
+from engine.errors import EngineError
+
+SHOWN = 15
+
+
+class Named(Protocol):
+    """An entry whose opinion is shown."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def colour(self) -> str: ...
+
+
+# --- pure ----------------------------------------------------------------------------------------------
+def page_of(total: int, page: int, shown: int = SHOWN) -> tuple[int, int, int]:
+    """(page, first, end) with the page brought into range; pages count from 1."""
+    pages = max(1, -(-total // shown))
+    page = min(max(1, page), pages)
+    return page, (page - 1) * shown, min(total, page * shown)
+
+
+def whole_number(text: str, default: int = 1) -> int:
+    return int(text) if text.isdigit() and len(text) < 8 else default
+
+
+def opinion_html(row: pd.Series, entries: Sequence[Named]) -> str:
+    """The truth, then a line per entry: its colour, its class, its probability, right or wrong in words."""
+    lines = [
+        f'<div class="bh-truth">{widgets.plain(row["magnification"] or "")} {widgets.plain(row["subtype"] or "")} '
+        f"{widgets.plain(row['case'] or '')} · truly <b>{widgets.plain(row['label'] or 'unknown')}</b></div>"
+    ]
+    for entry in entries:
+        right = bool(row[f"right_{entry.id}"])
+        mark = widgets.icon("check" if right else "close")
+        lines.append(
+            f'<div class="bh-opinion{"" if right else " bh-wrong"}" title="{widgets.plain(entry.label)}">'
+            f'<span class="bh-dot" style="background:{entry.colour}"></span>'
+            f"{mark} {widgets.plain(row[f'predicted_{entry.id}'])} {row[f'confidence_{entry.id}']:.2f}"
+            f'<span class="bh-sr"> by {widgets.plain(entry.label)}, {"right" if right else "wrong"}</span></div>'
+        )
+    return "".join(lines)
+
+
+def alt_of(row: pd.Series) -> str:
+    """What an image is, for those who cannot see it."""
+    parts = [row["magnification"], f"truly {row['label']}" if row["label"] else "", row["subtype"]]
+    known = ", ".join(str(part) for part in parts if part)
+    return f"Histology image {row['image_id']}" + (f": {known}" if known else "")
+
+
+_STYLE = """<style>
+.bh-truth{font-size:.78rem;opacity:.85;line-height:1.25;overflow-wrap:anywhere}
+.bh-opinion{font-size:.8rem;line-height:1.3;display:flex;gap:.3rem;align-items:center;
+ font-variant-numeric:tabular-nums}
+.bh-opinion.bh-wrong{font-weight:650}
+.bh-sr{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.bh-gone{aspect-ratio:350/230;display:flex;align-items:center;justify-content:center;text-align:center;
+ border:1px dashed color-mix(in srgb,currentColor 30%,transparent);border-radius:6px;font-size:.8rem;opacity:.7}
+</style>"""
+
+
+# --- drawing -------------------------------------------------------------------------------------------
+def draw(
+    rows: pd.DataFrame,
+    entries: Sequence[Named],
+    paths: Mapping[str, str],
+    sentence: str,
+    *,
+    key: str,
+    width: int = 5,
+) -> None:
+    """The images of `rows` (of `engine.analysis.comparison.opinions`), a page at a time; page in the URL."""
+    page, first, end = page_of(len(rows), whole_number(selection.read("page")))
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.markdown(f"**{widgets.escaped(sentence)}**")
+        if len(rows) > SHOWN:
+            st.button(
+                "Previous", key=f"{key}_prev", icon=":material/chevron_left:", shortcut="Left",
+                disabled=first == 0, on_click=_turn, args=(page - 1,),
+            )  # fmt: skip
+            st.button(
+                "Next", key=f"{key}_next", icon=":material/chevron_right:", shortcut="Right",
+                disabled=end >= len(rows), on_click=_turn, args=(page + 1,),
+            )  # fmt: skip
+            st.caption(f"{first + 1}–{end} of {len(rows):,}")
+    if rows.empty:
+        st.caption("There are none.")
+        return
+    st.html(_STYLE)
+    shown = rows.iloc[first:end]
+    for start in range(0, len(shown), width):
+        for column, (_, row) in zip(
+            st.columns(width, gap="small"), shown.iloc[start : start + width].iterrows(), strict=False
+        ):
+            with column:
+                _tile(row, entries, paths.get(row["image_id"], ""), key)
+
+
+def _tile(row: pd.Series, entries: Sequence[Named], path: str, key: str) -> None:
+    picture(path, alt_of(row))
+    st.html(opinion_html(row, entries))
+    if path and places.has_page("explain"):
+        st.page_link(
+            places.page("explain"),
+            label="Explain",
+            query_params={"runs": ",".join(entry.id for entry in entries[:4]), "image": row["image_id"]},
+        )
+
+
+def picture(path: str, alt: str, width: int = 320) -> None:
+    """A stored thumbnail, or words where the image cannot be shown."""
+    try:
+        if not path:
+            raise EngineError("No file is known for this image")
+        st.image(cached.thumbnail(path, width), alt=alt, width="stretch")
+    except EngineError as error:
+        words = "Image not at hand" if not path else error.message
+        st.html(
+            f'<div class="bh-gone" role="img" aria-label="{widgets.plain(alt)}">{widgets.plain(words)}</div>'
+        )
+
+
+def _turn(page: int) -> None:
+    selection.write(page=page)

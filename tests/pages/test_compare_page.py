@@ -1,0 +1,229 @@
+"""The compare page: what a click means (pure), and what a person sees (AppTest)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dashboard import compare_view, gallery, matrix_figure, tick_list
+from dashboard.compare_view import Cell, Line, View
+from engine.analysis import comparison
+from engine.runs.folder import locate
+
+CLASSES = ("benign", "malignant")
+
+
+@pytest.fixture
+def two(make_run):
+    return make_run(name="first", seed=1, skill=0.9), make_run(name="second", seed=2, skill=1.4)
+
+
+@pytest.fixture
+def opinions(two):
+    tables = {folder.id: folder.predictions("test") for folder in two}
+    return comparison.opinions(comparison.align(tables))
+
+
+def test_every_cell_opens_exactly_its_images(two, opinions):
+    entry = two[0].id
+    for part in ("all", "40X", "400X"):
+        for true in CLASSES:
+            for guess in CLASSES:
+                rows = compare_view.cell_images(opinions, Cell(entry, part, true, guess), "magnification")
+                expected = opinions[
+                    (opinions["label"] == true)
+                    & (opinions[f"predicted_{entry}"] == guess)
+                    & ((opinions["magnification"] == part) | (part == "all"))
+                ]
+                assert list(rows["image_id"]) == list(expected["image_id"])
+
+
+def test_a_difference_cell_opens_the_images_in_it_for_one_of_the_two_only(two, opinions):
+    first, second = two[0].id, two[1].id
+    rows = compare_view.cell_images(
+        opinions, Cell(first, "all", "malignant", "benign"), "magnification", against=second
+    )
+    assert len(rows) > 0
+    assert (rows["label"] == "malignant").all()
+    assert (rows[f"predicted_{first}"] != rows[f"predicted_{second}"]).all()
+
+
+def test_a_click_names_its_cell_and_an_empty_selection_none():
+    event = {"selection": {"points": [{"customdata": ["id-1", "40X", "benign", "malignant"]}]}}
+    assert compare_view.clicked_cell(event) == Cell("id-1", "40X", "benign", "malignant")
+    as_mapping = {
+        "selection": {"points": [{"customdata": {"0": "a", "1": "all", "2": "benign", "3": "benign"}}]}
+    }
+    assert compare_view.clicked_cell(as_mapping) == Cell("a", "all", "benign", "benign")
+    assert compare_view.clicked_cell({"selection": {"points": []}}) is None
+    assert compare_view.clicked_cell(None) is None
+
+
+def test_a_cell_of_another_view_is_not_opened():
+    text = Cell("a", "40X", "benign", "malignant").text
+    assert compare_view.parse_cell(text, ["a"], CLASSES) == Cell("a", "40X", "benign", "malignant")
+    assert compare_view.parse_cell(text, ["b"], CLASSES) is None
+    assert compare_view.parse_cell("a,40X,stroma,benign", ["a"], CLASSES) is None
+    assert compare_view.parse_cell("nonsense", ["a"], CLASSES) is None
+
+
+def test_the_figure_has_a_clickable_point_per_cell_that_names_it():
+    matrices = {"40X": [[5, 1], [2, 8]], "all": [[9, 3], [4, 16]]}
+    row = matrix_figure.Row("run-a", "<b>name</b>", "#123456", matrices)
+    fig = matrix_figure.confusion_rows([row], ["40X", "all"], CLASSES, mode="counts")
+    points = fig.data[1]
+    assert len(points.customdata) == 8
+    assert [list(data) for data in points.customdata][:2] == [
+        ["run-a", "40X", "benign", "benign"],
+        ["run-a", "40X", "benign", "malignant"],
+    ]
+    assert list(fig.data[0].text) == ["5", "1", "2", "8", "9", "3", "4", "16"]
+    assert not any("<b>name</b>" in (note.text or "") for note in fig.layout.annotations)
+
+
+def test_difference_mode_is_in_percentage_points_of_the_true_class():
+    own = matrix_figure.Row("a", "a", "#000000", {"all": [[9, 1], [5, 5]]})
+    base = matrix_figure.Row("b", "b", "#000000", {"all": [[8, 2], [5, 5]]})
+    fig = matrix_figure.confusion_rows([own], ["all"], CLASSES, mode="difference", against=base)
+    assert list(fig.data[0].text) == ["+10.0", "-10.0", "0.0", "0.0"]
+
+
+def test_a_class_without_images_is_undefined_in_the_figure():
+    row = matrix_figure.Row("a", "a", "#000000", {"all": [[0, 0], [1, 3]]})
+    fig = matrix_figure.confusion_rows([row], ["all"], CLASSES, mode="percent")
+    assert list(fig.data[0].text) == ["n/a", "n/a", "25.0", "75.0"]
+    assert any((note.text or "").startswith("n/a · n = 4") for note in fig.layout.annotations)
+
+
+def test_the_score_table_shows_interval_baseline_leak_and_escapes_names(two):
+    entries = [comparison.Entry(f.id, f.id, f.predictions("test")) for f in two]
+    found = comparison.compare(entries, names=["balanced_accuracy"], reference=two[0].id, draws=200)
+    lines = [Line(two[0].id, "<script>x</script>", "#111111", True), Line(two[1].id, "B", "#222222", False)]
+    html = compare_view.score_table_html(found, lines, ["balanced_accuracy"], two[0].id)
+    one = found.entries[0].scores["balanced_accuracy"]
+    assert f"{one.value:.3f}" in html
+    assert f"[{one.low:.3f}, {one.high:.3f}]" in html
+    assert "<script>" not in html
+    assert "leaks" in html
+    assert "0.500" in html  # always the larger class
+    assert "Δ" in html
+
+
+def test_sorting_puts_the_best_first_and_keeps_the_order_without_a_score(two):
+    entries = [comparison.Entry(f.id, f.id, f.predictions("test")) for f in two]
+    found = comparison.compare(entries, names=["accuracy", "brier"], with_intervals=False)
+    lines = [Line(f.id, f.name, "#111111", False) for f in two]
+    values = {entry.id: entry.scores for entry in found.entries}
+    by_accuracy = [line.id for line in compare_view.sorted_lines(lines, found, "accuracy")]
+    assert values[by_accuracy[0]]["accuracy"].value >= values[by_accuracy[1]]["accuracy"].value
+    by_brier = [line.id for line in compare_view.sorted_lines(lines, found, "brier")]
+    assert values[by_brier[0]]["brier"].value <= values[by_brier[1]]["brier"].value
+    assert compare_view.sorted_lines(lines, found, "") == lines
+
+
+def test_pages_of_the_gallery_stay_in_range():
+    assert gallery.page_of(31, 1, 15) == (1, 0, 15)
+    assert gallery.page_of(31, 9, 15) == (3, 30, 31)
+    assert gallery.page_of(0, 4, 15) == (1, 0, 0)
+    assert gallery.whole_number("12") == 12
+    assert gallery.whole_number("-1") == 1
+
+
+def test_ticking_keeps_order_and_filtering_needs_every_word():
+    assert tick_list.toggled(["a", "b"], "c") == ["a", "b", "c"]
+    assert tick_list.toggled(["a", "b"], "a") == ["b"]
+    items = [tick_list.Item("1", "V2 large", "#000", note="case 0"), tick_list.Item("2", "V2 small", "#000")]
+    assert [item.id for item in tick_list.matching(items, "v2 LARGE")] == ["1"]
+
+
+# --- the page ------------------------------------------------------------------------------------------
+def test_without_runs_the_page_teaches(app, said):
+    at = app("compare")
+    assert not at.exception
+    assert "No run has predictions" in said(at)
+
+
+def test_the_link_restores_entries_and_scores(app, said, two):
+    at = app("compare", runs=f"{two[1].id},{two[0].id}")
+    assert not at.exception
+    assert tick_list_of(at) == {two[0].id: True, two[1].id: True}
+    text = said(at)
+    accuracy = np.mean(predicted_right(two[0]))
+    assert f"{accuracy:.3f}" in text
+    assert "Always the larger class" in text
+
+
+def test_unknown_ids_of_a_link_are_named(app, said, two):
+    at = app("compare", runs=f"{two[0].id},20260101-000000-gone-abcd")
+    assert not at.exception
+    assert "20260101-000000-gone-abcd" in said(at)
+    assert tick_list_of(at) == {two[0].id: True, two[1].id: False}
+
+
+def test_unticking_changes_what_is_compared(app, said, two):
+    at = app("compare", runs=f"{two[0].id},{two[1].id}")
+    box = next(box for box in at.checkbox if box.key.endswith(two[1].id))
+    box.uncheck().run()
+    assert not at.exception
+    table = next(text for text in said(at).split("\n") if "bh-scores" in text and "<tbody>" in text)
+    assert "first" in table
+    assert "second" not in table
+
+
+def test_a_leaking_run_carries_the_red_badge_everywhere(app, said, leaking_run):
+    at = app("compare", runs=leaking_run.id)
+    assert not at.exception
+    text = said(at)
+    assert "bh-leak" in text
+    assert "leaks" in text
+
+
+def test_a_cell_in_the_link_opens_its_images(app, said, two):
+    cell = Cell(two[0].id, "40X", "malignant", "malignant")
+    at = app("compare", runs=f"{two[0].id},{two[1].id}", cell=cell.text)
+    assert not at.exception
+    table = two[0].predictions("test")
+    n = int(
+        (
+            (table["magnification"] == "40X")
+            & (table["label"] == "malignant")
+            & (table["prob_malignant"] > 0.5)
+        ).sum()
+    )
+    assert f"{n} images at 40X, truly malignant, called malignant by first" in said(at)
+
+
+def test_runs_without_common_images_are_refused_with_the_reason(app, said, make_run, runs_dir):
+    first, second = make_run(name="first"), make_run(name="second", seed=3)
+    table = second.predictions("test")
+    folder = locate(runs_dir, second.id)
+    folder.write_predictions("test", table.assign(image_id="other-" + table["image_id"]))
+    at = app("compare", runs=f"{first.id},{second.id}")
+    assert not at.exception
+    assert "no image in common" in said(at)
+
+
+@pytest.mark.parametrize("below", ["Patients", "Settings"])
+def test_the_other_views_are_drawn(app, two, below):
+    at = app(
+        "compare", runs=f"{two[0].id},{two[1].id}", view=below, mag="100X", ref=two[0].id, mode="difference"
+    )
+    assert not at.exception
+
+
+def test_intervals_are_computed_once_and_then_known(two, runs_dir):
+    view = View(tuple(folder.id for folder in two), names=("accuracy",), reference=two[0].id)
+    assert not compare_view.is_ready(view)
+    compare_view.compare(view, with_intervals=True)
+    assert compare_view.is_ready(view)
+
+
+def predicted_right(folder) -> np.ndarray:
+    table = folder.predictions("test")
+    return (table["prob_malignant"] > 0.5) == (table["label"] == "malignant")
+
+
+def tick_list_of(at) -> dict[str, bool]:
+    return {
+        box.key.removeprefix("compare_runs_tick_"): box.value for box in at.checkbox if "_tick_" in box.key
+    }
