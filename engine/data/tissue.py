@@ -129,7 +129,8 @@ def photograph(canvas: Canvas, style: Style, magnification: str, rng: np.random.
         cv2.resize(plane[edges[0] : edges[1], edges[2] : edges[3]], (width, height), interpolation=method)
         for plane in planes
     ]
-    light = _colours(style)[stains[0], stains[1]] * np.float32(rng.normal(1.0, 0.02))
+    pairs = stains[0].astype(np.intp) * 256 + stains[1]
+    light = _colours(style).reshape(-1, 3)[pairs] * np.float32(rng.normal(1.0, 0.02))
     blurred = cv2.GaussianBlur(light, (0, 0), style.focus * rng.uniform(0.85, 1.2))
     grain = 1.6 * rng.standard_normal((height, width, 1), dtype=np.float32)
     return np.clip(blurred * _vignette(width, height) + grain, 0, 255).astype(np.uint8)
@@ -478,7 +479,7 @@ def _mucinous(canvas: Canvas, style: Style, rng: np.random.Generator) -> None:
     for x, y in _places(rng, 7, 560):
         pool = _blob(rng, x, y, rng.uniform(240, 420), 0.14, rng.uniform(1, 1.35))
         _tint(canvas, pool, 0.2, 14)
-        for a, b in _places(rng, rng.integers(3, 8), 150, (x - 260, y - 200, x + 260, y + 200)):
+        for a, b in _places(rng, int(rng.integers(3, 8)), 150, (x - 260, y - 200, x + 260, y + 200)):
             _nest(canvas, style, rng, a, b, rng.uniform(34, 80), rng.uniform(1, 1.5), 0.3)
     _single_cells(canvas, style, rng, int(60 * style.cells))
 

@@ -1,0 +1,79 @@
+"""Augmentation is a pure function of image and seed, and its parts are independent of each other."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from engine.data.augment import RECIPES, preview, recipe, sample_seed
+from engine.errors import ConfigError
+from engine.runs.config import AUGMENTATIONS
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def test_the_recipes_are_those_a_run_can_be_configured_with():
+    assert tuple(RECIPES) == AUGMENTATIONS
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_same_seed_same_pixels(image, name):
+    one, two = recipe(name, 64), recipe(name, 64)
+    results = []
+    for seed in range(12):
+        first = one(image, seed)
+        assert first.dtype == np.uint8
+        assert first.shape == (64, 64, 3)
+        assert first.flags.c_contiguous
+        results.append(first)
+    for seed in reversed(range(12)):  # whatever came before
+        assert np.array_equal(two(image, seed), results[seed])
+    assert name == "none" or len({pixels.tobytes() for pixels in results}) > 4
+
+
+def test_flips_are_independent_of_each_other(image):
+    """albumentations' own seeding would flip both ways together, always."""
+    import albumentations
+
+    from engine.data import augment
+
+    flips = augment.Augmenter("flips", 64, "square", albumentations.Compose(augment._flips(albumentations)))
+    seen = {flips(image, seed).tobytes() for seed in range(40)}
+    expected = {view.tobytes() for view in (image, image[:, ::-1], image[::-1], image[::-1, ::-1])}
+    assert seen == expected
+
+
+def test_tiles_are_cut_at_native_resolution(image):
+    wide = np.random.default_rng(1).integers(0, 256, (92, 140, 3), dtype=np.uint8)
+    tile = recipe("none", 32, "tiles")(wide, 5)
+    assert tile.shape == (32, 32, 3)
+    views = np.lib.stride_tricks.sliding_window_view(wide, (32, 32, 3))
+    assert (views == tile).all(axis=(-1, -2, -3)).any()
+    assert recipe("light", 96, "tiles")(image, 0).shape == (96, 96, 3)  # smaller than the tile: reflected
+
+
+def test_neighbouring_samples_get_unrelated_seeds():
+    seeds = {sample_seed(seed, epoch, index) for seed in (0, 1) for epoch in (0, 1) for index in range(100)}
+    assert len(seeds) == 400
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_preview_is_a_batch(image):
+    assert preview(image, "study", 32, n=3).shape == (3, 32, 32, 3)
+
+
+def test_unknown_names_are_refused():
+    for arguments in (("wild", 64), ("light", 64, "round")):
+        with pytest.raises(ConfigError):
+            recipe(*arguments)
+
+
+def test_naming_recipes_does_not_import_albumentations():
+    code = (
+        "import sys, engine.data.augment; sys.exit('albumentations' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
