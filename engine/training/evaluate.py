@@ -97,7 +97,7 @@ def predictions_table(rows: pd.DataFrame, values: np.ndarray, classes: Sequence[
         PredictionsError: a logit is not a number.
     """
     if not np.isfinite(values).all():
-        bad = rows.loc[~np.isfinite(values).all(axis=1), "image_id"].tolist()
+        bad = rows["image_id"].to_numpy()[~np.isfinite(values).all(axis=1)]
         raise PredictionsError(
             "The network's output is not a number for some images",
             found=f"{len(bad)} images, for example {bad[0]}",

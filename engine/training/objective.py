@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from timm.data.mixup import Mixup
-from timm.optim import param_groups_layer_decay
-from timm.utils import ModelEmaV3
+from timm.optim._param_groups import param_groups_layer_decay
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn import functional
 
