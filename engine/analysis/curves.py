@@ -81,7 +81,7 @@ def curve_band(
     up, score = _positive(result, positive)
     order, ends = intervals._descending(score)
     groups = sample.groups
-    grid = np.linspace(0, 1, GRID)
+    grid = np.linspace(0 if kind == "roc" else 0.01, 1, GRID)  # precision at recall 0 is undefined
     if kind not in ("roc", "precision_recall"):
         raise PredictionsError("There is no such band", found=kind, remedy="Use roc or precision_recall")
     if not up.any() or up.all():

@@ -34,6 +34,10 @@ DIVERGING = ((0.0, "#8C510A"), (0.25, "#D8B365"), (0.5, "#F6F5F3"), (0.75, "#5AB
 DIVERGING_DARK = ((0.0, "#D8A05A"), (0.25, "#7A5A32"), (0.5, "#2A2731"), (0.75, "#2F6E68"), (1.0, "#6FD3C7"))
 
 
+# What every page and report passes on to Plotly: no tool bar over the figure.
+CONFIG = {"displayModeBar": False, "displaylogo": False, "responsive": False}
+
+
 @dataclass(frozen=True)
 class Tone:
     """The neutral colours of a theme."""
@@ -95,7 +99,9 @@ def plain(text: object) -> str:
 
 def wrapped(text: str, width: int = 24, lines: int = 2) -> str:
     """A name on a few lines, cut with an ellipsis; breaks at spaces, else anywhere."""
-    rows = textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …") or [""]
+    rows = textwrap.wrap(str(text), width) or [""]
+    if len(rows) > lines:
+        rows = [*rows[: lines - 1], f"{rows[lines - 1][: width - 1].rstrip()}…"]
     return "<br>".join(plain(row) for row in rows)
 
 
@@ -199,7 +205,7 @@ def confusion_grid(
     scales = (DIVERGING_DARK, SEQUENTIAL_DARK) if dark else (DIVERGING, SEQUENTIAL)
     block_x, block_y = size * cell + GAP_COLUMNS, size * cell + GAP_ROWS
     left, top = NAME_WIDTH + 26, 58
-    width = left + len(columns) * block_x - GAP_COLUMNS + 90
+    width = left + len(columns) * block_x - GAP_COLUMNS + 96
     height = top + len(entries) * block_y - GAP_ROWS + 34
     x, y, fill, ink, text, hover, data, edge = [], [], [], [], [], [], [], []
     for one in cells:
@@ -323,23 +329,20 @@ def _short(name: str, cell: int) -> str:
 
 
 def _grid_scale(fig, scale, mode, span, width, top, own) -> None:
-    """A slim colour bar at the right, drawn as a trace's own, so that it needs no axis."""
-    ends = ("−" + f"{100 * span:.0f}", f"+{100 * span:.0f} points") if mode == "difference" else ("0", "100%")
-    fig.add_trace(
-        go.Scatter(
-            x=[None], y=[None], mode="markers", showlegend=False, hoverinfo="skip",
-            marker={
-                "color": [0], "cmin": 0, "cmax": 1, "colorscale": [list(stop) for stop in scale], "showscale": True,
-                "colorbar": {
-                    "thickness": 9, "len": 120, "lenmode": "pixels", "x": 1, "xanchor": "right", "xpad": 42,
-                    "y": 1, "yanchor": "top", "ypad": top - 12, "outlinewidth": 0, "ticks": "",
-                    "tickvals": [0, 0.5, 1] if mode == "difference" else [0, 1],
-                    "ticktext": [ends[0], "0", ends[1]] if mode == "difference" else list(ends),
-                    "tickfont": {"size": 11, "color": own.faint},
-                },
-            },
-        )
-    )  # fmt: skip
+    """A slim colour bar right of the first row, drawn in pixels like the cells."""
+    left, steps, height = width - 74, 32, 2 * CELL
+    for step in range(steps):
+        fig.add_shape(
+            type="rect", x0=left, x1=left + 9, y0=top + height * step / steps, y1=top + height * (step + 1) / steps,
+            fillcolor=blend(scale, 1 - (step + 0.5) / steps), line={"width": 0},
+        )  # fmt: skip
+    difference = mode == "difference"
+    ends = {0.0: f"+{100 * span:.0f} points", 0.5: "0", 1.0: f"−{100 * span:.0f}"}
+    for place, text in (ends if difference else {0.0: "100%", 1.0: "0%"}).items():
+        fig.add_annotation(
+            x=left + 14, y=top + 5 + (height - 10) * place, text=text, xanchor="left", showarrow=False,
+            font={"size": 11, "color": own.faint},
+        )  # fmt: skip
 
 
 # --- dot plot with intervals ---------------------------------------------------------------------------
@@ -395,13 +398,23 @@ def forest(
         template=template(dark), height=72 + 34 * count, width=820,
         margin={"l": 200, "r": 190, "t": 26, "b": 46},
     )  # fmt: skip
-    fig.update_xaxes(title_text=title)
+    fig.update_xaxes(title_text=plain(title), range=_padded(rows, line))
     names = [wrapped(row.name, 28) for row in rows]
     fig.update_yaxes(
         tickvals=list(range(count)), ticktext=names, range=[count - 0.5, -0.5], showgrid=False, showline=False,
-        ticks="", tickfont={"color": own.ink, "size": 13}, zeroline=False,
+        ticks="", ticklabelstandoff=10, tickfont={"color": own.ink, "size": 13}, zeroline=False,
     )  # fmt: skip
     return fig
+
+
+def _padded(rows: Sequence[ForestRow], line: float | None) -> list[float] | None:
+    """A range that holds every interval and the line, with air at both ends."""
+    numbers = [number for row in rows for number in (row.estimate.low, row.estimate.value, row.estimate.high)]
+    known = [number for number in [*numbers, *([line] if line is not None else [])] if np.isfinite(number)]
+    if not known:
+        return None
+    air = max(0.05 * (max(known) - min(known)), 0.005)
+    return [min(known) - air, max(known) + air]
 
 
 def _bar(low: float, high: float, position: float, colour: str) -> go.Scatter:
@@ -440,7 +453,7 @@ def _square(fig: go.Figure, title_x: str, title_y: str, dark: bool, lines: int) 
     below = 22 * lines
     fig.update_layout(
         template=template(dark), width=480, height=430 + below, margin={"l": 62, "r": 18, "t": 14, "b": 58 + below},
-        legend={"orientation": "v", "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top", "font": {"size": 12}},
+        legend={"orientation": "v", "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top", "font": {"size": 12}, "tracegroupgap": 0},
     )  # fmt: skip
     fig.update_xaxes(title_text=title_x, range=[-0.01, 1.01], constrain="domain")
     fig.update_yaxes(title_text=title_y, range=[-0.01, 1.01])
@@ -537,7 +550,7 @@ def reliability(lines: Sequence[Line], *, dark: bool = False) -> go.Figure:
         )  # fmt: skip
     fig = _square(fig, "Predicted probability of malignancy", "Observed share malignant", dark, len(lines))
     fig.update_layout(
-        barmode="overlay", height=490 + 22 * len(lines), yaxis={"domain": [0.25, 1]},
+        barmode="overlay", height=490 + 22 * len(lines), yaxis={"domain": [0.25, 1]}, xaxis={"anchor": "y2"},
         yaxis2={"domain": [0, 0.17], "range": [0, most * 1.05], "anchor": "x", "nticks": 3, "title": {"text": "Images"}},
     )  # fmt: skip
     return fig
@@ -591,11 +604,11 @@ def learning_curves(table: pd.DataFrame, measure: str, title: str = "", *, dark:
                 hovertemplate=f"epoch %{{x}}: %{{y:.4g}}<extra>{name} · {plain(split)}</extra>",
             )
         )  # fmt: skip
-    lines = max(1, len(fig.data))
+    lines = max(1, len(list(table.groupby(["run", "split"]).groups)))
     fig.update_layout(
         template=template(dark), width=640, height=330 + 20 * lines,
         margin={"l": 62, "r": 18, "t": 14, "b": 58 + 20 * lines},
-        legend={"x": 0, "xanchor": "left", "y": -0.22, "yanchor": "top", "font": {"size": 12}},
+        legend={"x": 0, "xanchor": "left", "y": -0.22, "yanchor": "top", "font": {"size": 12}, "tracegroupgap": 0},
     )  # fmt: skip
     fig.update_xaxes(title_text="Epoch", rangemode="tozero")
     fig.update_yaxes(title_text=title or measure)
@@ -792,19 +805,23 @@ def case_bars(cases: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     rows = cases.sort_values(["label", "recognition", "case"], kind="stable").reset_index(drop=True)
     fig = go.Figure()
     for position, label in enumerate(dict.fromkeys(rows["label"])):
-        part = rows[rows["label"] == label]
-        wrong = part["diagnosis"] != part["label"]
-        fig.add_trace(
-            go.Bar(
-                x=part.index, y=part["recognition"], name=plain(label), width=0.78,
-                marker={"color": class_colour(label, position), "pattern": {"shape": np.where(wrong, "/", "")}},
-                customdata=np.stack([part["case"], part["right"], part["n_images"], part["diagnosis"]], axis=1),
-                hovertemplate="case %{customdata[0]}: %{customdata[1]} of %{customdata[2]} images right, "
-                "diagnosed %{customdata[3]}<extra></extra>",
-                text=[f"{k}/{n}" for k, n in zip(part["right"], part["n_images"], strict=True)] if len(rows) <= 30 else None,
-                textposition="outside", cliponaxis=False, textfont={"size": 10, "color": own.ink},
-            )
-        )  # fmt: skip
+        for right in (True, False):
+            part = rows[(rows["label"] == label) & ((rows["diagnosis"] == rows["label"]) == right)]
+            colour = class_colour(label, position)
+            counts = [f"{k}/{n}" for k, n in zip(part["right"], part["n_images"], strict=True)]
+            fig.add_trace(
+                go.Bar(
+                    x=part.index, y=part["recognition"], name=plain(label), width=0.78, showlegend=right,
+                    marker={"color": colour, "pattern": {"shape": "" if right else "/", "fgcolor": colour,
+                                                         "bgcolor": own.paper, "fillmode": "replace"},
+                            "line": {"color": colour, "width": 1}},
+                    customdata=np.stack([part["case"], part["right"], part["n_images"], part["diagnosis"]], axis=1),
+                    hovertemplate="case %{customdata[0]}: %{customdata[1]} of %{customdata[2]} images right, "
+                    "diagnosed %{customdata[3]}<extra></extra>",
+                    text=counts if len(rows) <= 30 else None, textposition="outside", cliponaxis=False,
+                    textfont={"size": 10, "color": own.ink},
+                )
+            )  # fmt: skip
     fig.add_trace(
         go.Bar(
             x=[None], y=[None], name="diagnosis wrong", marker={"color": own.faint, "pattern": {"shape": "/"}}
