@@ -165,6 +165,16 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = add(
+        "pool",
+        _pool,
+        "Put the test parts of one model's folds together as one entry.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("ids", nargs="+", metavar="ID", help="a run per fold")
+    command.add_argument("--name", required=True, metavar="LABEL", help="a label for people")
+
+    command = add(
         "ensemble",
         _ensemble,
         "Combine runs, and score the result beside its members.",
@@ -597,6 +607,14 @@ def _compare(given: argparse.Namespace) -> int:
 
     result = compare_runs([_locate(given, run_id) for run_id in given.ids], given.split)
     _answer(given, result.as_record(), result.as_text())
+    return 0
+
+
+def _pool(given: argparse.Namespace) -> int:
+    from engine.runs.results import pool_folds
+
+    folder = pool_folds([_locate(given, run_id) for run_id in given.ids], given.name, given.runs)
+    _answer(given, {"id": folder.id}, folder.id)
     return 0
 
 
