@@ -69,6 +69,70 @@ class ImageName:
 
 
 @dataclass(frozen=True)
+class OfficialComparison:
+    """A copy against the release: 82 slides with their number of images per magnification.
+
+    `differences`: one row per slide and magnification whose number differs: slide, magnification,
+    expected, found. `foreign`: slides that the release does not have.
+    """
+
+    complete: bool
+    expected: int
+    found: int
+    differences: pd.DataFrame
+    foreign: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        if self.complete:
+            return f"Complete: all {self.expected} images of the 82 slides of BreakHis, and no other."
+        fewer = self.differences[self.differences["found"] < self.differences["expected"]]
+        more = self.differences[self.differences["found"] > self.differences["expected"]]
+        lacking = int((fewer["expected"] - fewer["found"]).sum())
+        parts = [f"{self.found} of the {self.expected} images of BreakHis"]
+        if lacking:
+            parts.append(f"{lacking} missing from {fewer['slide'].nunique()} slides")
+        if len(more):
+            extra = int((more["found"] - more["expected"]).sum())
+            parts.append(f"{extra} more than the release has, in {shorten(sorted(set(more['slide'])))}")
+        if self.foreign:
+            parts.append(
+                f"{len(self.foreign)} slides that the release has not, {shorten(list(self.foreign))}"
+            )
+        return "Not the complete release: " + "; ".join(parts) + "."
+
+    def as_record(self) -> dict:
+        return {
+            "complete": self.complete,
+            "expected": self.expected,
+            "found": self.found,
+            "differences": self.differences.to_dict("records"),
+            "foreign_slides": list(self.foreign),
+            "summary": self.summary,
+        }
+
+
+def compare_official(table: pd.DataFrame) -> OfficialComparison | None:
+    """A manifest's table against the release; None where no slide of it is from BreakHis."""
+    facts = _facts()
+    expected = facts.set_index("slide")[[f"images_{name}" for name in MAGNIFICATIONS]]
+    expected.columns = pd.Index(MAGNIFICATIONS)
+    known = table["slide"].isin(expected.index)
+    if not known.any():
+        return None
+    found = pd.crosstab(table.loc[known, "slide"], table.loc[known, "magnification"])
+    found = found.reindex(index=expected.index, columns=expected.columns, fill_value=0)
+    both = pd.DataFrame({"expected": expected.stack(), "found": found.stack()})
+    differing = both[both["expected"] != both["found"]].rename_axis(["slide", "magnification"])
+    differences = differing.reset_index()
+    foreign = tuple(sorted(set(table.loc[~known & (table["slide"] != ""), "slide"])))
+    here = int(known.sum())
+    complete = differences.empty and not foreign and here == len(table)
+    return OfficialComparison(complete, int(expected.to_numpy().sum()), here, differences, foreign)
+
+
+@dataclass(frozen=True)
 class Inventory:
     """What a copy of the data set holds.
 
@@ -82,6 +146,7 @@ class Inventory:
     counts: pd.DataFrame
     problems: tuple[Problem, ...]
     sizes: dict[str, int]
+    official: OfficialComparison | None = None
 
     @property
     def usable(self) -> bool:
@@ -100,8 +165,21 @@ class Inventory:
             "counts": counts,
             "problems": [problem.as_record() for problem in self.problems],
             "sizes": self.sizes,
+            "official": self.official.as_record() if self.official else None,
             "usable": self.usable,
         }
+
+    def as_text(self) -> str:
+        """The inventory as `check` prints it."""
+        lines = [f"{self.images} images, {self.slides} slides, {self.cases} cases", self.counts.to_string()]
+        if len(self.sizes) > 1:
+            lines.append("Sizes: " + ", ".join(f"{size} ({n})" for size, n in self.sizes.items()))
+        if self.official:
+            lines.append(self.official.summary)
+        lines += [f"{problem.file}: {problem.message}" for problem in self.problems]
+        if not self.usable:
+            lines.append("Not usable: two classes are needed.")
+        return "\n".join(lines)
 
 
 def parse_name(name: str) -> ImageName | None:
@@ -205,7 +283,8 @@ def take_inventory(
     columns += [name for name in manifest.magnifications if name not in columns]
     counts = counts.reindex(index=list(manifest.classes), columns=columns, fill_value=0)
     known = [int(table.loc[table[name] != "", name].nunique()) for name in ("slide", "case")]
-    return Inventory(len(table), known[0], known[1], counts, problems, sizes or {})
+    official = compare_official(table)
+    return Inventory(len(table), known[0], known[1], counts, problems, sizes or {}, official)
 
 
 def _examine(root: Path, path: str, problems: list[Problem], sizes: Counter) -> tuple[str, ...] | None:
@@ -278,6 +357,8 @@ def load_dataset(root: Path) -> Manifest:
     """Any data set as a manifest: the one way in for pages, training and commands.
 
     Raises:
-        DataError: as `scan`.
+        DataError: as `engine.data.datasets.inspect`.
     """
-    return scan(Path(root))[0]
+    from engine.data.datasets import inspect
+
+    return inspect(Path(root))[0]

@@ -129,8 +129,8 @@ def photograph(canvas: Canvas, style: Style, magnification: str, rng: np.random.
         cv2.resize(plane[edges[0] : edges[1], edges[2] : edges[3]], (width, height), interpolation=method)
         for plane in planes
     ]
-    pairs = stains[0].astype(np.intp) * 256 + stains[1]
-    light = _colours(style).reshape(-1, 3)[pairs] * np.float32(rng.normal(1.0, 0.02))
+    pairs = np.asarray(stains[0], np.intp) * 256 + np.asarray(stains[1], np.intp)
+    light = np.take(_colours(style).reshape(-1, 3), pairs, axis=0) * np.float32(rng.normal(1.0, 0.02))
     blurred = cv2.GaussianBlur(light, (0, 0), style.focus * rng.uniform(0.85, 1.2))
     grain = 1.6 * rng.standard_normal((height, width, 1), dtype=np.float32)
     return np.clip(blurred * _vignette(width, height) + grain, 0, 255).astype(np.uint8)
