@@ -51,7 +51,7 @@ def route() -> st.Page:
 
 st.set_page_config(
     page_title="BreakHis dashboard",
-    page_icon=":material/biotech:",
+    page_icon=str(ROOT / "dashboard" / "favicon.png"),
     layout="wide",
     initial_sidebar_state="expanded",
 )

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import places
+from dashboard import forecast, places
 from engine.analysis import intervals
 from engine.data import breakhis, images
 from engine.data.manifest import Manifest
-from engine.errors import RunError
+from engine.errors import EngineError, RunError
 from engine.runs import folder as run_folder
 from engine.runs import launch
 from engine.runs.config import DataConfig, RunConfig
@@ -70,6 +70,15 @@ def prepared(data: DataConfig) -> launch.Prepared:
 @st.cache_data(max_entries=24, show_spinner=False)
 def _prepared(data: DataConfig, root: str, stamp: tuple, csv_stamp: tuple) -> launch.Prepared:
     return launch.prepare_data(RunConfig(data=data), _dataset(root, stamp)[0])
+
+
+def problems(config: RunConfig) -> list[EngineError]:
+    """Everything that keeps a configuration from running (`engine.runs.launch.problems`), on the cached scan."""
+    try:
+        manifest = dataset(config.data.root)[0] if config.data.root else None
+    except EngineError:
+        manifest = None  # `problems` meets the same error and names it
+    return launch.problems(config, manifest)
 
 
 def thumbnail(path: str | Path, width: int = 220) -> bytes:
@@ -130,6 +139,29 @@ def metrics(run_id: str) -> pd.DataFrame:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _metrics(path: str, stamp: tuple) -> pd.DataFrame:
     return RunFolder(Path(path)).metrics()
+
+
+def past_runs() -> list[forecast.Past]:
+    """What finished runs took, newest first, at most twenty of them."""
+    found = []
+    for summary in summaries():
+        status = summary.status
+        if summary.state != run_folder.COMPLETED or summary.config.kind != "train":
+            continue
+        try:
+            table = manifest_of(summary.id).table
+        except EngineError:
+            continue
+        total = (status.ended_at or 0.0) - (status.started_at or 0.0)
+        memory = float(status.numbers.get("memory_mb") or 0.0)
+        record = forecast.past(
+            summary.name, summary.config, metrics(summary.id), table["split"], total, memory
+        )
+        if record is not None:
+            found.append(record)
+        if len(found) == 20:
+            break
+    return found
 
 
 def manifest_of(run_id: str) -> Manifest:

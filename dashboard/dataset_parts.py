@@ -17,17 +17,12 @@ from engine.data.breakhis import Inventory
 from engine.data.manifest import CLASSES, MAGNIFICATIONS, SPLITS, Manifest
 from engine.data.splits import PROTOCOLS, composition
 from engine.errors import EngineError
+from engine.report import figures
 from engine.runs.config import DataConfig, help_of
 
 VIEWS = ("Contents", "Images", "Split")
 PER_PAGE = 24
 THUMB = 320
-CLASS_COLOURS = {"benign": widgets.BENIGN, "malignant": widgets.MALIGNANT}
-OTHER_COLOURS = ("#1B9E8A", "#8A8B1F", "#D0587E", "#8F6BD9", "#A6761D", "#7A869A", "#22A5B0", "#7FA03A")
-
-
-def class_colour(label: str, position: int = 0) -> str:
-    return CLASS_COLOURS.get(label, OTHER_COLOURS[position % len(OTHER_COLOURS)])
 
 
 # --- which data set ------------------------------------------------------------------------------------
@@ -124,7 +119,7 @@ def counts_figure(counts: pd.DataFrame) -> tuple[go.Figure, str]:
             text=[f"{value:,}" for value in row],
             textposition="outside",
             cliponaxis=False,
-            marker_color=class_colour(str(label), position),
+            marker_color=figures.class_colour(str(label), position),
         )
     top = float(counts.to_numpy().max(initial=1))
     fig.update_layout(
@@ -275,7 +270,7 @@ def _grid(manifest: Manifest, rows: pd.DataFrame) -> None:
                 )
             except EngineError as error:
                 st.caption(widgets.escaped(error.message))
-            dot = class_colour(str(row["label"]))
+            dot = figures.class_colour(str(row["label"]))
             st.html(
                 f'<div style="font-size:.78rem;line-height:1.3;margin:-.35rem 0 .35rem" title="{widgets.plain(row["image_id"])}">'
                 f'<span class="bh-dot" style="background:{dot}" aria-hidden="true"></span> {widgets.plain(row["label"])} {widgets.plain(row["subtype"])} · '
@@ -451,7 +446,7 @@ def composition_figure(table: pd.DataFrame) -> tuple[go.Figure, str]:
                 textposition="inside",
                 insidetextanchor="middle",
                 textangle=0,
-                marker_color=class_colour(str(label), position),
+                marker_color=figures.class_colour(str(label), position),
                 textfont_color="#FFFFFF",
                 row=1,
                 col=column,

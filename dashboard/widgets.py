@@ -20,11 +20,11 @@ import streamlit as st
 from dashboard import places, selection
 from engine.errors import EngineError
 from engine.files import spreadsheet_safe
+from engine.report import figures
 from engine.runs import folder as run_folder
 from engine.runs.folder import Summary
 
-LEAK_RED = "#B3261E"
-BENIGN, MALIGNANT = "#0072B2", "#D55E00"
+LEAK_RED, BENIGN, MALIGNANT = figures.LEAKAGE, figures.BENIGN, figures.MALIGNANT
 
 # state -> (Material icon, word, colour). The word and the icon carry the meaning, the colour only helps.
 STATES: dict[str, tuple[str, str, str]] = {
@@ -38,12 +38,6 @@ STATES: dict[str, tuple[str, str, str]] = {
     run_folder.INTERRUPTED: ("power_off", "Interrupted", "#A06A00"),
     run_folder.UNKNOWN: ("help", "Unknown", "#7A7486"),
 }
-
-# Twelve colours that stay apart from benign blue and malignant orange, readable on white and on dark.
-RUN_COLOURS = (
-    "#8F6BD9", "#1B9E8A", "#C24C92", "#8A8B1F", "#3E9B4F", "#A6761D",
-    "#D0587E", "#7A869A", "#22A5B0", "#A03E5F", "#7FA03A", "#B07CC6",
-)  # fmt: skip
 
 _STYLE = """
 <style>
@@ -351,7 +345,10 @@ def run_colours(summaries: Sequence[Summary] | None = None) -> dict[str, str]:
     else:
         ids = [summary.id for summary in summaries]
     ordered = sorted({*ids, *run_folder.trashed(places.runs_folder())})
-    return {run_id: RUN_COLOURS[position % len(RUN_COLOURS)] for position, run_id in enumerate(ordered)}
+    return {
+        run_id: figures.RUN_COLOURS[position % len(figures.RUN_COLOURS)]
+        for position, run_id in enumerate(ordered)
+    }
 
 
 def run_label(summary: Summary, summaries: Sequence[Summary] = ()) -> str:
@@ -415,23 +412,9 @@ def is_dark() -> bool:
 
 
 def themed(fig: go.Figure) -> go.Figure:
-    """The figure with the page's own background and, on the dark theme, light ink; data colours stay."""
-    ink, grid = ("#E9E7EE", "rgba(233,231,238,.14)") if is_dark() else ("#23212B", "rgba(35,33,43,.10)")
-    fig.update_layout(
-        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color=ink
-    )
-    fig.update_layout(font_family="Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif")
-    fig.update_annotations(font_family="Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif")
-    fig.update_xaxes(automargin=True)
-    fig.update_yaxes(automargin=True)
-    if is_dark():
-        fig.update_layout(title_font_color=ink, legend_font_color=ink)
-        fig.update_xaxes(
-            gridcolor=grid, zerolinecolor=grid, linecolor=grid, tickfont_color=ink, title_font_color=ink
-        )
-        fig.update_yaxes(
-            gridcolor=grid, zerolinecolor=grid, linecolor=grid, tickfont_color=ink, title_font_color=ink
-        )
+    """The figure in the one template, light or dark as the reader has it."""
+    fig.update_layout(template=figures.template(is_dark()))
+    fig.update_annotations(font_family=figures.FONT)
     return fig
 
 

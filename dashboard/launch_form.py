@@ -1,0 +1,174 @@
+"""The launch form's logic: a configuration in the URL and back, what is doubtful, what is planned. Pure.
+
+Every field, label and help text comes from `engine.runs.config`; nothing is described twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.data.splits import PROTOCOLS
+from engine.errors import ConfigError
+from engine.runs import catalog, presets
+from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, options
+from engine.runs.launch import Prepared
+
+PARTS = {DataConfig: "data", ModelConfig: "model", TrainingConfig: "training"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """What the form holds: a configuration, and the models, folds and seeds of the batch."""
+
+    config: RunConfig
+    models: tuple[str, ...]
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+def param_of(item: dataclasses.Field) -> str:
+    """`--batch-size` -> `batch_size`: the URL parameter of a field is its flag."""
+    return item.metadata["flag"].removeprefix("--").replace("-", "_")
+
+
+def fields() -> list[tuple[str, str, dataclasses.Field]]:
+    """(URL parameter, dotted name, field) of every field of the form."""
+    return [
+        (param_of(item), f"{PARTS[group]}.{item.name}" if group in PARTS else item.name, item)
+        for group, item in options()
+    ]
+
+
+def value_of(config: RunConfig, dotted: str) -> Any:
+    part, _, name = dotted.rpartition(".")
+    return getattr(getattr(config, part) if part else config, name)
+
+
+def with_value(config: RunConfig, dotted: str, value: Any) -> RunConfig:
+    return config.changed(**{dotted.replace(".", "__"): value})
+
+
+# --- the URL -------------------------------------------------------------------------------------------
+LISTS = {"model": "models", "fold": "folds", "seed": "seeds"}
+
+
+def draft_of(config: RunConfig) -> Draft:
+    return Draft(config, (config.model.name,), (config.data.fold,), (config.training.seed,))
+
+
+def from_params(params: Mapping[str, str], base: RunConfig) -> tuple[Draft, list[str]]:
+    """A draft from the URL on top of a base; and the parameters that could not be read."""
+    config, bad = base, []
+    several: dict[str, tuple] = {}
+    for param, dotted, item in fields():
+        if param not in params:
+            continue
+        text = params[param]
+        try:
+            if param in LISTS:
+                values = tuple(_read(item.default, part) for part in text.split(",") if part)
+                several[LISTS[param]] = tuple(dict.fromkeys(values))
+                config = with_value(config, dotted, values[0]) if values else config
+            else:
+                config = with_value(config, dotted, _read(item.default, text))
+        except (ValueError, TypeError):
+            bad.append(param)
+    draft = draft_of(config)
+    return dataclasses.replace(draft, **{name: values for name, values in several.items() if values}), bad
+
+
+def _read(default: Any, text: str) -> Any:
+    if isinstance(default, bool):
+        return text in ("1", "true", "True")
+    if isinstance(default, int):
+        return int(text)
+    if isinstance(default, float):
+        return float(text)
+    if isinstance(default, tuple):
+        return tuple(part for part in text.split(",") if part)
+    return text
+
+
+def to_params(draft: Draft, base: RunConfig) -> dict[str, str]:
+    """The URL parameters of what differs from the base; the inverse of `from_params`."""
+    start = draft_of(base)
+    params: dict[str, str] = {}
+    for param, dotted, _ in fields():
+        if param in LISTS:
+            values = getattr(draft, LISTS[param])
+            if values != getattr(start, LISTS[param]):
+                params[param] = ",".join(map(str, values))
+            continue
+        value = value_of(draft.config, dotted)
+        if value != value_of(base, dotted):
+            params[param] = _write(value)
+    return params
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def first_config(data_root: str) -> RunConfig:
+    """Where the form starts: a model whose weights are in an installed package, so that it runs anywhere."""
+    config = RunConfig().changed(data__root=data_root)
+    if catalog.package_installed(catalog.find(config.model.name)):
+        config = config.changed(model__pretrained="offline")
+    return config
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0, 1, 2` or `0-4` -> seeds.
+
+    Raises:
+        ConfigError: not whole numbers, or more than 100.
+    """
+    seeds: list[int] = []
+    for part in text.replace(";", ",").split(","):
+        part = part.strip()
+        if not part:
+            continue
+        low, dash, high = part.partition("-")
+        if not (low.strip().isdigit() and (not dash or high.strip().isdigit())):
+            raise ConfigError("Seeds are whole numbers", found=part, remedy="Give them like 0, 1, 2 or 0-4")
+        start, end = int(low), int(high) if dash else int(low)
+        if end - start > 100 or len(seeds) > 100:
+            raise ConfigError("That many seeds are no experiment", found=part, remedy="Give at most 100")
+        seeds += range(start, end + 1)
+    if not seeds:
+        raise ConfigError("No seed is given", remedy="Give at least one, like 0")
+    return tuple(dict.fromkeys(seeds))
+
+
+# --- doubts --------------------------------------------------------------------------------------------
+def doubts(config: RunConfig, ready: Prepared | None, models: Sequence[str]) -> list[str]:
+    """What may be meant, but should be meant: each a sentence. They can be overridden; errors can't."""
+    found = []
+    protocol = PROTOCOLS.get(config.data.protocol)
+    if ready is not None and ready.audit.level == "leak":
+        found.append(f"{ready.audit.verdict} Scores on this split say little about new patients.")
+    elif protocol is not None and not protocol.keeps_cases_apart:
+        found.append("This protocol does not keep patients apart.")
+    try:
+        recipe = presets.resolve(config)
+    except ConfigError:
+        return found
+    if ready is not None:
+        images = int((ready.manifest.table["split"] == "train").sum())
+        if recipe.batch_size > images:
+            found.append(
+                f"The batch ({recipe.batch_size}) is larger than the training part ({images} images)."
+            )
+    if 0 < config.model.image_size < 96:
+        found.append(f"At {config.model.image_size} pixels the nuclei are gone; 160 and more are usual.")
+    if recipe.geometry != config.model.geometry and recipe.geometry != "square":
+        found.append(f"The recipe {recipe.name} was made for the geometry {recipe.geometry}.")
+    if config.model.pretrained == "none" and recipe.stages[0].trainable == "head":
+        found.append("A frozen backbone with random weights learns little: its features mean nothing.")
+    if config.training.lr > 0.05:
+        found.append(f"A learning rate of {config.training.lr:g} is far above what fine-tuning takes.")
+    return found
