@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import importlib.util
 import io
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -51,6 +52,7 @@ INK, FAINT, EDGE, SOFT = HexColor("#23212B"), HexColor("#6B6676"), HexColor("#DC
 ACCENT, LEAK, GREEN = HexColor("#5B3E8F"), HexColor("#B3261E"), HexColor("#2E7D4F")
 WORDS = {"leak": "This split leaks patients", "clean": "No leakage", "unknown": "Leakage unknown"}
 _LONG_WORD = 34
+_ESTIMATE = re.compile(r"(-?\d+\.\d+) (\[.*\])")  # the interval stands below its number
 
 
 # -- type -----------------------------------------------------------------------------------------
@@ -82,7 +84,7 @@ def text(value: object) -> str:
     parts = []
     for word in plain(value).split(" "):
         pieces = [word[start : start + _LONG_WORD] for start in range(0, len(word), _LONG_WORD)] or [""]
-        parts.append("\u200b".join(pieces) if len(pieces) == 1 else " ".join(pieces))
+        parts.append(" ".join(pieces))
     return html.escape(" ".join(parts), quote=False).replace("\n", "<br/>")
 
 
@@ -120,7 +122,7 @@ def _table(
     shares = widths or _shares(header, rows)
     total = sum(shares)
     cells = [[_p(name, "head") for name in header]] if any(header) else []
-    cells += [[_p(value, "cell") for value in row] for row in rows]
+    cells += [[_p(_ESTIMATE.sub(r"\1\n\2", str(value)), "cell") for value in row] for row in rows]
     table = Table(cells, colWidths=[WIDTH * share / total for share in shares], repeatRows=1 if any(header) else 0)
     look = [
         ("VALIGN", (0, 0), (-1, -1), "TOP"),
@@ -142,7 +144,7 @@ def _shares(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[float]
         max([len(str(name)) * 0.7, *[len(str(row[position])) for row in rows]])
         for position, name in enumerate(header)
     ]
-    return [min(max(length, 7.0), 34.0) for length in longest]
+    return [min(max(length, 10.0), 34.0) for length in longest]
 
 
 # -- the file -------------------------------------------------------------------------------------
