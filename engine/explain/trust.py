@@ -1,0 +1,139 @@
+"""Faithfulness over a sample: means with intervals over cases, and the gain over the random control.
+
+Needs no torch: it works on the table of `faithfulness.measure_sample`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis.intervals import DRAWS, Clusters, Estimate, Resample, draw_weights
+from engine.errors import ExplainError
+
+CONTROL = "randomcam"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number per map: its column, label, and whether more (+1) or less (-1) is better; 0 = neither."""
+
+    name: str
+    label: str
+    better: int
+    help: str
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "road",
+        "ROAD",
+        +1,
+        "Gap in probability between removing the least and the most relevant pixels, halved.",
+    ),
+    Measure(
+        "insertion", "Insertion", +1, "Area under the probability while pixels are put onto a blurred image."
+    ),
+    Measure("deletion", "Deletion", -1, "Area under the probability while pixels are taken away."),
+    Measure(
+        "glass_share", "Heat on glass", 0, "Share of the map on slide without tissue; compare with its area."
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """One method, one measure: its mean, and its mean difference to the control at the same images.
+
+    `beats_control`: the whole interval of the difference lies on the better side of 0; None where there is
+    no control, no better side, or no interval.
+    """
+
+    method: str
+    measure: str
+    mean: Estimate
+    difference: Estimate | None
+    beats_control: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class _MeanOfImages:
+    """A mean over images as a function of one weight per unit. top, count (units,)."""
+
+    top: np.ndarray
+    count: np.ndarray
+
+    def at(self, weights: np.ndarray) -> np.ndarray:
+        total = weights @ self.count
+        return np.divide(weights @ self.top, total, out=np.full(len(weights), np.nan), where=total > 0)
+
+    def influence(self, weights: np.ndarray) -> np.ndarray:
+        total = (weights @ self.count)[:, None]
+        gap = self.top - self.at(weights)[:, None] * self.count
+        return np.divide(gap, total, out=np.zeros_like(gap), where=total > 0)
+
+
+def summarise(table: pd.DataFrame, control: str = CONTROL, draws: int = DRAWS) -> list[Trust]:
+    """Each method's measures with 95% intervals that resample whole cases, paired against the control.
+
+    Args:
+        table: of `faithfulness.measure_sample`; images without a case are units of their own, and said so.
+
+    Raises:
+        ExplainError: the table is empty.
+    """
+    if table.empty:
+        raise ExplainError("No map was measured", remedy="Choose at least one image")
+    found = []
+    for method in dict.fromkeys(table["method"]):
+        own = table[table["method"] == method].set_index("image_id")
+        beside = table[table["method"] == control].set_index("image_id").reindex(own.index)
+        for measure in MEASURES:
+            values = own[measure.name].to_numpy(dtype=float)
+            mean = mean_by_case(own, values, draws)
+            gap = None
+            if method != control and beside[measure.name].notna().any():
+                gap = mean_by_case(own, values - beside[measure.name].to_numpy(dtype=float), draws)
+            found.append(Trust(str(method), measure.name, mean, gap, _beats(gap, measure.better)))
+    return found
+
+
+def mean_by_case(table: pd.DataFrame, values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Mean over images with an interval over cases.
+
+    Args:
+        table: columns `case` and `label`; a row per value.
+        values: float, nan where undefined (left out).
+    """
+    kept = np.isfinite(values)
+    case = table["case"].astype(str).to_numpy()[kept]
+    label = table["label"].astype(str).to_numpy()[kept]
+    values = values[kept]
+    known = case != ""
+    unit_names = np.where(known, case, [f"\0{k}" for k in range(len(case))])
+    names, unit = np.unique(unit_names, return_inverse=True)
+    strata, first = (
+        np.unique(label, return_inverse=True) if known.any() else (np.array([""]), np.zeros(len(case), int))
+    )
+    stratum = np.zeros(len(names), dtype=np.int64)
+    stratum[unit] = first
+    groups = Clusters(unit, stratum, "case" if known.any() else "image")
+    sample = Resample(
+        groups,
+        draw_weights(groups, draws, seed),
+        n_images=len(values),
+        n_cases=len(set(case[known])),
+        class_names=tuple(str(name) or "unlabelled" for name in strata),
+        extra_warning="" if known.all() else "cases unknown: images were resampled one by one",
+    )
+    top = np.bincount(unit, weights=values, minlength=len(names))
+    count = np.bincount(unit, minlength=len(names)).astype(float)
+    return sample.estimate(_MeanOfImages(top, count))
+
+
+def _beats(gap: Estimate | None, better: int) -> bool | None:
+    if gap is None or not better or not np.isfinite([gap.low, gap.high]).all():
+        return None
+    return gap.low > 0 if better > 0 else gap.high < 0
