@@ -12,7 +12,6 @@ from dashboard import compare_view, gallery, matrix_figure, selection, tick_list
 from dashboard.compare_view import MODES, Cell, Line, View
 from engine.analysis import comparison, metrics
 from engine.analysis.comparison import Aligned, Comparison
-from engine.errors import EngineError
 from engine.runs.folder import Summary
 
 SPLITS = {"test": "Test", "val": "Validation"}

@@ -187,10 +187,11 @@ def _outlines(fig, row, part, left, top, classes, chosen, changed, ink) -> None:
     if chosen and chosen[:2] == (row.id, part) and chosen[2] in classes and chosen[3] in classes:
         marks.append((classes.index(chosen[2]), classes.index(chosen[3]), 3, "solid"))
     for i, j in np.argwhere(changed[row.id, part]) if changed and (row.id, part) in changed else []:
-        marks.append((int(i), int(j), 2, "dot"))
+        marks.append((int(i), int(j), 1, "dot"))
     for i, j, width, dash in marks:
+        inset = 0.05 if dash == "dot" else 0.0  # so that neighbours' outlines do not run together
         fig.add_shape(
-            type="rect", x0=left + j, x1=left + j + 1, y0=top + i, y1=top + i + 1,
+            type="rect", x0=left + j + inset / 2, x1=left + j + 1 - inset / 2, y0=top + i + inset, y1=top + i + 1 - inset,
             line={"width": width, "color": ink, "dash": dash}, fillcolor="rgba(0,0,0,0)",
         )  # fmt: skip
 

@@ -1,0 +1,455 @@
+"""What the ensemble page knows: the choice, cubes that are aligned once, and one answer per choice.
+
+A tick must answer at once. So predictions are read and aligned once per set of runs with the same images
+(`_pool`), the draws of cases are made once per set of images (`_sample`), and the scores of a choice are
+matrix products on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import cached, places
+from engine.analysis import comparison, diversity, ensemble, intervals, metrics
+from engine.analysis.ensemble import Caution, Combined, Cube, Fitted, Search
+from engine.analysis.intervals import Difference, Estimate, statistic
+from engine.analysis.metrics import Outcome
+from engine.analysis.predictions import classes_of
+from engine.errors import EngineError, EnsembleError
+from engine.runs import results
+from engine.runs.folder import RunFolder, Summary
+
+HEADLINE = ("balanced_accuracy", "accuracy", "prr", "auroc")
+OWN = "ensemble"
+FAMILIES = {
+    "V1": "tf_efficientnet_b",
+    "V2": "tf_efficientnetv2",
+    "lite": "tf_efficientnet_lite",
+}
+SPLITS = {"val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is combined, and how. weights: one per member, empty = equal."""
+
+    members: tuple[str, ...]
+    method: str = "mean"
+    weights: tuple[float, ...] = ()
+    tie_rule: str = "mean-probability"
+
+
+# --- pure ----------------------------------------------------------------------------------------------
+def family(model: str) -> str:
+    """`V1`, `V2`, `lite`, or empty: the families of the source study."""
+    return next((name for name, start in FAMILIES.items() if model.startswith(start)), "")
+
+
+def parse_weights(text: str, members: int) -> tuple[float, ...]:
+    """Weights of the URL, one per member from 0 to 1; empty (equal) where they do not fit."""
+    try:
+        values = tuple(float(part) for part in text.split(",") if part)
+    except ValueError:
+        return ()
+    fits = len(values) == members and all(0 <= value <= 1 for value in values) and sum(values) > 0
+    return values if fits else ()
+
+
+def format_weights(weights: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in weights)
+
+
+def changed_cells(
+    own: Mapping[str, Sequence], base: Mapping[str, Sequence], entry: str = OWN
+) -> dict[tuple[str, str], np.ndarray]:
+    """(entry, slice) -> which cells of two sets of matrices differ."""
+    return {(entry, part): np.asarray(own[part]) != np.asarray(base[part]) for part in own if part in base}
+
+
+def images_of(table: pd.DataFrame, show: str, best: str, tied: Sequence[bool]) -> pd.DataFrame:
+    """The rows of `opinions` to show: fixed, broken, all-wrong, disagree, ties, or wrong (by the ensemble).
+
+    Fixed: the ensemble is right where the best single member is wrong; broken: the reverse.
+    """
+    own = table[f"right_{OWN}"].to_numpy(dtype=bool)
+    single = table[f"right_{best}"].to_numpy(dtype=bool)
+    members = [name for name in table.columns if name.startswith("right_") and name != f"right_{OWN}"]
+    count = table[members].to_numpy(dtype=bool).sum(axis=1)
+    masks = {
+        "fixed": own & ~single,
+        "broken": ~own & single,
+        "wrong": ~own,
+        "all-wrong": count == 0,
+        "disagree": (count > 0) & (count < len(members)),
+        "ties": np.asarray(tied, dtype=bool),
+    }
+    return table[masks[show]]
+
+
+# --- predictions, aligned once -------------------------------------------------------------------------
+def _key(ids: Sequence[str], split: str) -> tuple:
+    files = [cached.run(run_id).predictions_file(split) for run_id in ids]
+    return (str(places.runs_folder()), *(cached._file_stamp(file) for file in files))
+
+
+def cube(members: Sequence[str], split: str) -> Cube:
+    """The members' predictions on their common images; images a member was trained on are left out.
+
+    Raises:
+        RunError, PredictionsError, EnsembleError: no predictions, or members that do not fit together.
+    """
+    return _cube(tuple(members), split, _key(members, split), _trained_key(members))
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _cube(members: tuple[str, ...], split: str, key: tuple, trained_key: tuple) -> Cube:
+    first = _signature(members[0], split, key[:2])
+    same = all(
+        _signature(run_id, split, (key[0], stamp)) == first
+        for run_id, stamp in zip(members, key[1:], strict=True)
+    )
+    if same:
+        pool = _pool(split, first, _pool_key(split, first))
+        inside = set(members) <= set(pool.ids)
+        source = pool.members(members) if inside else _aligned(members, split)
+    else:
+        source = _aligned(members, split)
+    banned = frozenset().union(*(_trained(run_id).images for run_id in members))
+    keep = ~source.frame["image_id"].isin(banned).to_numpy() if banned else np.ones(len(source.true), bool)
+    if not keep.any():
+        raise EnsembleError(
+            "No image is left to score",
+            found=f"every one of the {len(keep)} images was in some member's training set",
+            remedy="Choose members trained on the same split, so that they share a test set",
+        )
+    return source if keep.all() else source.take(keep)
+
+
+def _aligned(members: Sequence[str], split: str) -> Cube:
+    return ensemble.cube({run_id: cached.predictions(run_id, split) for run_id in members})
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _signature(run_id: str, split: str, key: tuple) -> str:
+    """The same for runs that predicted the same images."""
+    table = RunFolder(Path(key[0]) / run_id).predictions(split)
+    values = pd.util.hash_pandas_object(table["image_id"].astype(str).sort_values(), index=False)
+    folds = "fold" if "fold" in table.columns else ""
+    return f"{len(table)}-{int(values.sum()):x}-{','.join(classes_of(table))}-{folds}"
+
+
+def _pool_key(split: str, signature: str) -> tuple[str, ...]:
+    """The runs that share a set of images, newest first (at most 40)."""
+    ids = []
+    for summary in cached.scored(split):
+        key = _key([summary.id], split)
+        if _signature(summary.id, split, key) == signature:
+            ids.append(summary.id)
+    return tuple(ids[:40])
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _pool(split: str, signature: str, ids: tuple[str, ...]) -> Cube:
+    return _aligned(ids, split)
+
+
+def mates(run_id: str, split: str) -> list[str]:
+    """The runs that predicted the same images as this one, itself among them."""
+    signature = _signature(run_id, split, _key([run_id], split))
+    return list(_pool_key(split, signature))
+
+
+# --- what members were trained on ----------------------------------------------------------------------
+def _trained_key(members: Sequence[str]) -> tuple:
+    return tuple(cached._file_stamp(cached.run(run_id).path / "config.json") for run_id in members)
+
+
+def _trained(run_id: str) -> results.TrainedOn:
+    folder = cached.run(run_id)
+    return _trained_on(str(folder.path), cached._file_stamp(folder.path / "config.json"))
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def _trained_on(path: str, _stamp: tuple) -> results.TrainedOn:
+    return results.trained_on(RunFolder(Path(path)))
+
+
+def seen(members: Sequence[str], split: str) -> tuple[int, list[str], list[str]]:
+    """(images left out because a member was trained on them, cases seen in training, members unknown)."""
+    images: set[str] = set()
+    cases: set[str] = set()
+    for run_id in members:
+        table = cached.predictions(run_id, split)
+        images |= set(table["image_id"])
+        cases |= set(table["case"])
+    learned = {run_id: _trained(run_id) for run_id in members}
+    trained_images = frozenset().union(*(one.images for one in learned.values()))
+    trained_cases = frozenset().union(*(one.cases for one in learned.values()))
+    unknown = [run_id for run_id, one in learned.items() if not one.known]
+    return len(images & trained_images), sorted((cases - {""}) & trained_cases), unknown
+
+
+# --- one answer per choice -----------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a choice gives on one split, with everything the page draws at once.
+
+    best: the member that is best on validation (on this split where there is none); gain: paired difference.
+    """
+
+    source: Cube
+    combined: Combined
+    fits: dict[str, Fitted]
+    table: pd.DataFrame
+    outcome: Outcome
+    scores: dict[str, Estimate]
+    baseline: dict[str, float]
+    best: str
+    best_scores: dict[str, float]
+    gains: dict[str, Estimate]
+    matrices: dict[str, list[list[int]]]
+    best_matrices: dict[str, list[list[int]]]
+
+
+def answer(choice: Choice, split: str) -> Answer:
+    """Combine, score, and compare with the best member.
+
+    Raises:
+        EngineError: members that do not fit together, or weights that sum to zero.
+    """
+    keys = tuple(_key(choice.members, part) for part in _parts(choice, split))
+    return _answer(choice, split, keys, _trained_key(choice.members))
+
+
+def _parts(choice: Choice, split: str) -> list[str]:
+    """The splits an answer depends on: its own, and validation where that exists (fit, best member)."""
+    has_val = all("val" in cached.run(run_id).predicted_splits() for run_id in choice.members)
+    return [split, "val"] if has_val and split != "val" else [split]
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def _answer(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> Answer:
+    source = cube(choice.members, split)
+    combined, fits, table = _combine(choice, split, source)
+    own = metrics.outcome(table)
+    known = source.true >= 0
+    singles = {
+        run_id: replace(own, probs=source.probs[k][known], guess=diversity.decisions(source)[k][known])
+        for k, run_id in enumerate(source.ids)
+    }
+    best = best_member(choice.members, split)
+    sample = _sample(own)
+    names = [name for name in HEADLINE if name != "auroc" or len(own.classes) >= 2]
+    groups = sample.groups
+    scores = {name: intervals.score_estimate(name, own, sample) for name in names}
+    gains = {
+        name: sample.estimate(
+            Difference(statistic(name, own, groups), statistic(name, singles[best], groups))
+        )
+        for name in names
+        if metrics.score_of(name).family != "patient" or groups.kind == "case"
+    }
+    base = metrics.majority_baseline(own)
+    return Answer(
+        source,
+        combined,
+        fits,
+        table,
+        own,
+        scores,
+        {name: metrics.value(name, base) for name in names},
+        best,
+        {name: metrics.value(name, singles[best]) for name in names},
+        gains,
+        comparison.confusion_maps(table),
+        _maps_of(source, best),
+    )
+
+
+def _combine(choice: Choice, split: str, source: Cube) -> tuple[Combined, dict[str, Fitted], pd.DataFrame]:
+    weights = list(choice.weights) or None
+    if not ensemble.method_of(choice.method).fitted:
+        combined = ensemble.combine(source, choice.method, weights, tie_rule=choice.tie_rule)
+        return combined, {}, ensemble.predictions_table(source, combined)
+    _need_validation(choice)
+    validation = {run_id: cached.predictions(run_id, "val") for run_id in choice.members}
+    tables = {run_id: cached.predictions(run_id, split) for run_id in choice.members}
+    banned = frozenset().union(*(_trained(run_id).images for run_id in choice.members))
+    table, combined, fits = ensemble.ensemble_predictions(
+        tables, choice.method, weights, tie_rule=choice.tie_rule, validation=validation, exclude=banned
+    )
+    return combined, fits, table
+
+
+def _need_validation(choice: Choice) -> None:
+    lacking = [run_id for run_id in choice.members if "val" not in cached.run(run_id).predicted_splits()]
+    if lacking:
+        raise EnsembleError(
+            f"{ensemble.method_of(choice.method).title} must be fitted on validation predictions",
+            found=f"none of {cached.run(lacking[0]).name}",
+            remedy="Choose another method, or members with validation predictions",
+        )
+
+
+def _sample(own: Outcome) -> intervals.Resample:
+    """Draws of cases, shared by all choices that score the same images."""
+    return _resample(own.case.tobytes(), own.true.tobytes(), own.cases, own)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _resample(case: bytes, true: bytes, names: tuple[str, ...], _own: Outcome) -> intervals.Resample:
+    return intervals.resample(_own)
+
+
+def _maps_of(source: Cube, member: str) -> dict[str, list[list[int]]]:
+    k = source.ids.index(member)
+    alone = Cube((member,), source.classes, source.probs[[k]], source.logits[[k]], source.true, source.frame)
+    return comparison.confusion_maps(ensemble.predictions_table(alone, ensemble.combine(alone)))
+
+
+def best_member(members: Sequence[str], split: str) -> str:
+    """The best single member by balanced accuracy on validation, so that test does not choose its rival."""
+    side = "val" if all("val" in cached.run(run_id).predicted_splits() for run_id in members) else split
+    scores = [single_score(run_id, side) for run_id in members]
+    return members[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]
+
+
+def single_score(run_id: str, split: str, name: str = "balanced_accuracy") -> float:
+    """A member's own score."""
+    return _single_score(run_id, split, name, _key([run_id], split))
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _single_score(run_id: str, split: str, name: str, key: tuple) -> float:
+    table = RunFolder(Path(key[0]) / run_id).predictions(split)
+    return metrics.value(name, metrics.outcome(table))
+
+
+# --- around it -----------------------------------------------------------------------------------------
+def leave_one_out(choice: Choice, split: str) -> dict[str, float]:
+    """Member -> full score minus the score without it (balanced accuracy); empty for fitted methods."""
+    if ensemble.method_of(choice.method).fitted or len(choice.members) < 2:
+        return {}
+    return _leave_one_out(choice, split, _key(choice.members, split), _trained_key(choice.members))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _leave_one_out(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> dict[str, float]:
+    source = cube(choice.members, split)
+    weights = np.array(choice.weights) if choice.weights else None
+    table = diversity.leave_one_out(source, choice.method, weights, tie_rule=choice.tie_rule)
+    return dict(zip(table["member"], table["effect"].astype(float), strict=True))
+
+
+def shapley(choice: Choice, split: str) -> pd.DataFrame:
+    """Exact Shapley values of the members for mean or vote (engine.analysis.diversity.shapley)."""
+    return _shapley(choice, split, _key(choice.members, split), _trained_key(choice.members))
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _shapley(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> pd.DataFrame:
+    method = choice.method if choice.method in ("mean", "vote") else "mean"
+    return diversity.shapley(cube(choice.members, split), method, tie_rule=choice.tie_rule)
+
+
+def search(candidates: Sequence[str], split: str = "val") -> Search:
+    """Every subset of the candidates, ranked on validation (at most 16; computed once)."""
+    ids = tuple(sorted(candidates))
+    return _search(ids, split, _key(ids, split), _trained_key(ids))
+
+
+@st.cache_resource(max_entries=8, show_spinner="Scoring every combination on validation ...")
+def _search(ids: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple) -> Search:
+    return ensemble.search(cube(ids, split))
+
+
+def optimism(candidates: Sequence[str], split: str = "val") -> ensemble.Optimism | None:
+    """What having searched made of the best score; None where there are too few cases to say."""
+    ids = tuple(sorted(candidates))
+    return _optimism(ids, split, _key(ids, split), _trained_key(ids))
+
+
+@st.cache_resource(max_entries=8, show_spinner="Searching again without each fifth of the cases ...")
+def _optimism(
+    ids: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple
+) -> ensemble.Optimism | None:
+    try:
+        return ensemble.search_optimism(cube(ids, split))
+    except EnsembleError:
+        return None
+
+
+def greedy(candidates: Sequence[str]) -> tuple[list[str], list[float]]:
+    """Members that greedy selection on validation picks, and their weights scaled to a maximum of 1."""
+    source = cube(tuple(sorted(candidates)), "val")
+    found = ensemble.greedy(source.take(source.true >= 0))
+    greatest = float(found.weights.max())
+    kept = [
+        (run_id, round(float(weight) / greatest, 2))
+        for run_id, weight in zip(source.ids, found.weights, strict=True)
+        if weight / greatest >= 0.005
+    ]
+    return [run_id for run_id, _ in kept], [weight for _, weight in kept]
+
+
+def cautions(choice: Choice, found: Answer, split: str, chosen_on: str) -> list[Caution]:
+    """The warnings that apply to this choice (engine.analysis.ensemble.cautions)."""
+    fitted = ensemble.method_of(choice.method).fitted
+    gain = found.gains.get("balanced_accuracy")
+    return ensemble.cautions(
+        found.source,
+        found.combined,
+        gain=(gain.value, gain.low, gain.high) if gain and len(choice.members) > 1 else None,
+        chosen_on=chosen_on,
+        fitted_on="val" if fitted else "",
+    )
+
+
+def roles(members: Sequence[str], split: str) -> ensemble.RoleAudit:
+    """Which cases trained, selected and tested each member."""
+    return _roles(tuple(members), split, _key(members, split), _trained_key(members))
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _roles(members: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple) -> ensemble.RoleAudit:
+    manifests: dict[str, pd.DataFrame | None] = {}
+    for run_id in members:
+        try:
+            manifests[run_id] = cached.manifest_of(run_id).table
+        except EngineError:
+            manifests[run_id] = None
+    scored = _aligned(members, split).frame
+    return ensemble.audit_roles(manifests, scored)
+
+
+def opinions(choice: Choice, split: str) -> pd.DataFrame:
+    """A row per scored image with the ensemble's and every member's opinion."""
+    return _opinions(choice, split, _key(choice.members, split), _trained_key(choice.members))
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _opinions(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> pd.DataFrame:
+    """From the cube, which is aligned already (`comparison.opinions` would align the tables again)."""
+    found = answer(choice, split)
+    source = found.source
+    columns: dict[str, np.ndarray] = {}
+    members = [(OWN, found.combined.probabilities, found.combined.decisions)]
+    members += zip(source.ids, source.probs, diversity.decisions(source), strict=True)
+    names, rows = np.array(source.classes), np.arange(len(source.true))
+    for name, probs, guess in members:
+        columns[f"predicted_{name}"] = names[guess]
+        columns[f"confidence_{name}"] = probs[rows, guess]
+        columns[f"right_{name}"] = guess == source.true
+    right = np.sum([columns[f"right_{name}"] for name, _, _ in members], axis=0)
+    return source.frame.assign(**columns, n_right=right)
+
+
+def candidates(summaries: Sequence[Summary]) -> list[Summary]:
+    """Runs that can be members: those with predictions, ensembles too."""
+    return [summary for summary in summaries if summary.has_predictions]

@@ -1,0 +1,226 @@
+"""The ensemble page: the choice and what it gives (pure), and what a person sees (AppTest)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dashboard import ensemble_panels, ensemble_view
+from dashboard.ensemble_view import OWN, Choice
+from engine.analysis import ensemble
+from engine.runs.folder import locate, run_folders
+
+
+@pytest.fixture
+def three(make_run):
+    models = ("tf_efficientnet_b0.aa_in1k", "tf_efficientnet_b1.aa_in1k", "tf_efficientnetv2_b0.in1k")
+    return [make_run(name=f"run {k}", model=model, seed=k, skill=0.7) for k, model in enumerate(models)]
+
+
+def ids_of(folders) -> tuple[str, ...]:
+    return tuple(folder.id for folder in folders)
+
+
+# --- pure ----------------------------------------------------------------------------------------------
+def test_families_are_those_of_the_study():
+    assert ensemble_view.family("tf_efficientnet_b3.aa_in1k") == "V1"
+    assert ensemble_view.family("tf_efficientnetv2_s.in1k") == "V2"
+    assert ensemble_view.family("tf_efficientnet_lite0") == "lite"
+    assert ensemble_view.family("resnet50.a1_in1k") == ""
+
+
+def test_weights_of_a_link_that_do_not_fit_mean_equal_weights():
+    assert ensemble_view.parse_weights("1,0.5", 2) == (1.0, 0.5)
+    for text in ("1,0.5,1", "1,x", "0,0", "2,1", ""):
+        assert ensemble_view.parse_weights(text, 2) == ()
+    assert ensemble_view.parse_weights(ensemble_view.format_weights((0.25, 1.0)), 2) == (0.25, 1.0)
+
+
+def test_changed_cells_are_those_that_differ():
+    own = {"all": [[9, 1], [2, 8]]}
+    base = {"all": [[9, 1], [3, 7]]}
+    assert ensemble_view.changed_cells(own, base)[OWN, "all"].tolist() == [[False, False], [True, True]]
+
+
+def test_an_answer_is_what_the_engine_computes(three):
+    tables = {folder.id: folder.predictions("val") for folder in three}
+    for method in ("mean", "vote"):
+        found = ensemble_view.answer(Choice(ids_of(three), method), "val")
+        direct = ensemble.combine(ensemble.cube(tables), method)
+        right = (direct.decisions == ensemble.cube(tables).true).mean()
+        assert found.scores["accuracy"].value == pytest.approx(right)
+        assert found.scores["accuracy"].low <= right <= found.scores["accuracy"].high
+        assert np.sum(found.matrices["all"]) == len(tables[three[0].id])
+
+
+def test_the_best_member_is_chosen_on_validation_even_when_test_is_shown(three):
+    scores = {folder.id: ensemble_view.single_score(folder.id, "val") for folder in three}
+    found = ensemble_view.answer(Choice(ids_of(three)), "test")
+    assert scores[found.best] == max(scores.values())
+
+
+def test_fixed_and_broken_images_are_those_the_ensemble_changed(three):
+    choice = Choice(ids_of(three), "vote")
+    found = ensemble_view.answer(choice, "val")
+    table = ensemble_view.opinions(choice, "val")
+    tied = found.combined.tied
+    fixed = ensemble_view.images_of(table, "fixed", found.best, tied)
+    broken = ensemble_view.images_of(table, "broken", found.best, tied)
+    gain = found.scores["accuracy"].value - found.best_scores["accuracy"]
+    assert (len(fixed) - len(broken)) / len(table) == pytest.approx(gain)
+    assert fixed[f"right_{OWN}"].all()
+    assert not fixed[f"right_{found.best}"].any()
+
+
+def test_an_image_that_a_member_was_trained_on_is_never_scored(make_run, runs_dir):
+    clean = make_run(name="clean")
+    table = locate(runs_dir, clean.id).predictions("test")
+    manifest = clean.path / "manifest.csv"
+    text = manifest.read_text().splitlines()
+    victim = table["image_id"].iloc[0]
+    manifest.write_text(
+        "\n".join(line.replace(",test", ",train") if line.startswith(victim) else line for line in text)
+        + "\n"
+    )
+    source = ensemble_view.cube((clean.id,), "test")
+    assert victim not in set(source.frame["image_id"])
+    assert len(source.true) == len(table) - 1
+    assert ensemble_view.seen((clean.id,), "test")[0] == 1
+
+
+def test_the_search_finds_what_the_engine_ranks_first(three):
+    tables = {folder.id: folder.predictions("val") for folder in three}
+    found = ensemble_view.search(ids_of(three))
+    direct = ensemble.search(ensemble.cube(dict(sorted(tables.items()))))
+    assert found.score[0] == direct.score[0]
+    assert set(found.members(0)) == set(direct.members(0))
+    choice = Choice(found.members(0), found.methods[int(found.method[0])])
+    assert ensemble_panels.rank_of(found, choice) == 1
+    assert ensemble_panels.rank_of(found, Choice(choice.members, "geometric")) is None
+
+
+# --- the page ------------------------------------------------------------------------------------------
+def ticked(at) -> set[str]:
+    start = f"{ensemble_panels.KEY}_tick_"
+    return {box.key.removeprefix(start) for box in at.checkbox if box.key.startswith(start) and box.value}
+
+
+def headline(text: str) -> str:
+    return next(line for line in text.split("\n") if "bh-cards" in line)
+
+
+def test_without_runs_the_page_teaches(app, said):
+    at = app("ensemble")
+    assert not at.exception
+    assert "nothing to combine" in said(at)
+
+
+def test_the_link_restores_members_method_and_split(app, said, three):
+    ids = ids_of(three)
+    at = app("ensemble", members=f"{ids[0]},{ids[2]}", method="vote", split="test", ties="lowest-label")
+    assert not at.exception
+    assert ticked(at) == {ids[0], ids[2]}
+    found = ensemble_view.answer(Choice((ids[0], ids[2]), "vote", (), "lowest-label"), "test")
+    text = said(at)
+    assert f"{found.scores['balanced_accuracy'].value:.3f}" in headline(text)
+    assert "looking at test" in text
+    assert "lowest label" in text
+
+
+def test_unknown_members_of_a_link_are_named(app, said, three):
+    at = app("ensemble", members=f"{three[0].id},20260101-000000-gone-abcd")
+    assert not at.exception
+    assert "20260101-000000-gone-abcd" in said(at)
+    assert ticked(at) == {three[0].id}
+
+
+def test_every_tick_changes_the_headline_and_undo_brings_it_back(app, said, three):
+    ids = ids_of(three)
+    at = app("ensemble", members=",".join(ids))
+    before = headline(said(at))
+    at.checkbox(key=f"{ensemble_panels.KEY}_tick_{ids[0]}").uncheck().run()
+    assert ticked(at) == set(ids[1:])
+    expected = ensemble_view.answer(Choice(ids[1:]), "val").scores["accuracy"].value
+    assert f"{expected:.3f}" in headline(said(at))
+    at.button(key="ens_undo").click().run()
+    assert ticked(at) == set(ids)
+    assert headline(said(at)) == before
+    at.button(key="ens_redo").click().run()
+    assert ticked(at) == set(ids[1:])
+
+
+def test_the_buttons_tick_families_all_and_none(app, three):
+    ids = ids_of(three)
+    at = app("ensemble", members=ids[2])
+    at.button(key="ens_V1").click().run()
+    assert ticked(at) == set(ids[:2])
+    at.button(key="ens_none").click().run()
+    assert not at.exception
+    assert ticked(at) == set()
+    at.button(key="ens_all").click().run()
+    assert ticked(at) == set(ids)
+
+
+def test_best_of_size_k_and_greedy_choose_on_validation(app, three):
+    at = app("ensemble", members=three[0].id)
+    at.number_input(key="ens_size").set_value(2).run()
+    at.button(key="ens_best").click().run()
+    assert not at.exception
+    found = ensemble_view.search(ids_of(three))
+    rank = found.best_of_size(2)
+    assert rank is not None
+    assert ticked(at) == set(found.members(rank))
+    at.button(key="ens_greedy").click().run()
+    assert not at.exception
+    members, weights = ensemble_view.greedy(ids_of(three))
+    assert ticked(at) == set(members)
+    assert max(weights) == 1.0
+
+
+def test_weights_of_the_link_are_used(app, said, three):
+    ids = ids_of(three)
+    at = app("ensemble", members=f"{ids[0]},{ids[1]}", weights="1,0")
+    assert not at.exception
+    alone = ensemble_view.single_score(ids[0], "val")
+    assert f"{alone:.3f}" in headline(said(at))
+
+
+def test_a_leaking_member_raises_the_red_badge(app, said, leaking_run):
+    at = app("ensemble", members=leaking_run.id)
+    assert not at.exception
+    assert "bh-leak" in said(at)
+
+
+@pytest.mark.parametrize("view", ["Agreement", "Size", "Members", "Roles"])
+def test_the_other_views_are_drawn(app, three, view):
+    at = app("ensemble", members=",".join(ids_of(three)), view=view)
+    assert not at.exception
+
+
+@pytest.mark.parametrize("method", sorted(ensemble.METHODS))
+def test_every_method_of_the_table_answers(three, method):
+    found = ensemble_view.answer(Choice(ids_of(three), method), "val")
+    assert 0 <= found.scores["balanced_accuracy"].value <= 1
+
+
+def test_saving_makes_a_run_that_says_who_and_how(app, three, runs_dir):
+    ids = ids_of(three)
+    at = app("ensemble", members=",".join(ids), method="vote")
+    at.text_input(key="ens_name_Majority vote of 3").set_value("my <b>vote</b>")
+    save = next(button for button in at.button if button.label == "Save")
+    save.click().run()
+    assert not at.exception
+    saved = [folder for folder in run_folders(runs_dir) if folder.config().kind == "ensemble"]
+    assert len(saved) == 1
+    assert saved[0].name == "my <b>vote</b>"
+    assert list(saved[0].config().details["members"]) == list(ids)
+    assert saved[0].config().details["method"] == "vote"
+    assert set(saved[0].predicted_splits()) == {"val", "test"}
+
+
+def test_members_without_common_images_are_refused_with_the_reason(app, said, three):
+    table = three[1].predictions("val")
+    three[1].write_predictions("val", table.assign(image_id="other-" + table["image_id"]))
+    at = app("ensemble", members=f"{three[0].id},{three[1].id}")
+    assert not at.exception
+    assert "no image in common" in said(at)
