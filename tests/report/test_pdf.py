@@ -1,0 +1,55 @@
+"""The PDF: the same contents, made without a browser; hostile text neither breaks nor steers it."""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import fabricate
+import pytest
+
+from engine.report import pdf
+from engine.report.contents import collect
+
+EVIL = '<b>bold</b> <a href="javascript:alert(1)">x</a> <img src="file:///etc/passwd"/> </para> & \u202e 中文 ' + "w" * 300
+
+
+def pages(data: bytes) -> int:
+    return len(re.findall(rb"/Type\s*/Page\b(?!s)", data))
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory) -> bytes:
+    runs = tmp_path_factory.mktemp("pdf") / "runs"
+    folders = [fabricate.run(runs, name=EVIL[:200], epochs=1), fabricate.run(runs, name="x", protocol="image", epochs=1)]
+    return pdf.report_pdf(collect(folders, title=EVIL, author=EVIL, question=EVIL, note=EVIL * 3, draws=200))
+
+
+def test_the_pdf_is_whole(evil):
+    assert evil.startswith(b"%PDF-")
+    assert evil.rstrip().endswith(b"%%EOF")
+    assert 4 <= pages(evil) <= 30
+
+
+def test_no_text_becomes_a_link_a_script_or_a_file(evil):
+    plain = evil + b"".join(_inflated(evil))
+    for sign in (b"/URI", b"/JavaScript", b"/JS", b"/Launch", b"/EmbeddedFile", b"/OpenAction"):
+        assert sign not in plain, sign
+
+
+def _inflated(data: bytes):
+    for match in re.finditer(rb"stream\r?\n(.*?)endstream", data, re.S):
+        try:
+            yield zlib.decompress(match[1].strip())
+        except zlib.error:
+            continue
+
+
+def test_letters_that_the_font_lacks_become_a_box():
+    assert pdf.plain("Größe µm ≥ ✓") == "Größe µm ≥ ✓"
+    assert pdf.plain("中") == "□"
+
+
+def test_markup_is_escaped_before_reportlab_reads_it():
+    assert pdf.text("<b>x</b> & y") == "&lt;b&gt;x&lt;/b&gt; &amp; y"
+    assert max(map(len, pdf.text("w" * 300).split())) <= 34
