@@ -6,12 +6,16 @@ other images of the same patient says little about the next one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 
 import pandas as pd
 
-from engine.data.manifest import SPLITS
+from engine.data.breakhis import AMBIGUOUS_CASES
+from engine.data.files import Progress
+from engine.data.manifest import SPLITS, Manifest
 from engine.errors import SplitError, shorten
 
 
@@ -22,6 +26,10 @@ class Audit:
     `level`: `clean`, `leak` or `unknown` (no image names its case). `verdict`: one sentence for a badge.
     `shared_cases`, `shared_slides`: each with the sides it is on. `leaking_images`: per side that judges
     (`val`, `test`), the images whose case is also on a side before it. `cases`, `images`: totals.
+    `pairs`: shared cases per pair of sides. `other_magnification`: per judging side, the images whose slide
+    was seen before at another magnification. `label_conflicts`: sentences about one thing with two labels.
+    `near_duplicates`: pairs of images that show the same and are on two sides; None where images were
+    not compared.
     """
 
     level: str
@@ -33,6 +41,9 @@ class Audit:
     images: int
     unknown_cases: int = 0
     pairs: dict[str, int] = field(default_factory=dict)
+    other_magnification: dict[str, int] = field(default_factory=dict)
+    label_conflicts: tuple[str, ...] = ()
+    near_duplicates: tuple[dict, ...] | None = None
 
     @property
     def clean(self) -> bool:
@@ -51,14 +62,51 @@ class Audit:
             "cases": self.cases,
             "images": self.images,
             "unknown_cases": self.unknown_cases,
+            "other_magnification": self.other_magnification,
+            "label_conflicts": list(self.label_conflicts),
+            "near_duplicates": None if self.near_duplicates is None else list(self.near_duplicates),
         }
 
+    def as_text(self) -> str:
+        """The audit as `engine audit` prints it: the verdict, then what is behind it."""
+        lines = [self.verdict]
+        for side, count in self.leaking_images.items():
+            if count:
+                lines.append(f"{count} images of {side} show a case that was seen before.")
+        for side, count in self.other_magnification.items():
+            if count:
+                lines.append(f"{count} images of {side} show a slide seen before at another magnification.")
+        if self.near_duplicates is None:
+            lines.append("Images were not compared with each other; --images does that.")
+        else:
+            lines.append(f"{len(self.near_duplicates)} pairs of near-identical images are on two sides.")
+            lines += [
+                f"  {pair['a']} ({pair['split_a']}) and {pair['b']} ({pair['split_b']}), "
+                f"{pair['position']}, {pair['distance']} of 255 bits differ"
+                for pair in self.near_duplicates[:20]
+            ]
+        return "\n".join([*lines, *self.label_conflicts])
 
-def audit(table: pd.DataFrame) -> Audit:
-    """Audit a split by what its table says: cases and slides.
+
+def audit_images(
+    manifest: Manifest, cache_dir: Path | None = None, progress: Progress | None = None
+) -> Audit:
+    """The audit with the images themselves compared: near duplicates across sides, and across labels.
+
+    Decodes every image once (results are kept, see `engine.data.hashing`).
+    """
+    from engine.data.hashing import describe_pairs, find_pairs, hash_images
+
+    pairs = find_pairs(hash_images(manifest, cache_dir, progress))
+    return audit(manifest.table, describe_pairs(manifest, pairs))
+
+
+def audit(table: pd.DataFrame, duplicates: pd.DataFrame | None = None) -> Audit:
+    """Audit a split by what its table says: cases, slides, labels.
 
     Args:
         table: a manifest's table with `split`; at least image_id and split, `case` and `slide` if known.
+        duplicates: pairs of images that show the same, as `engine.data.hashing.describe_pairs`.
 
     Raises:
         SplitError: there is no column `split`, or nothing in it.
@@ -81,7 +129,80 @@ def audit(table: pd.DataFrame) -> Audit:
     unknown = int((table["case"] == "").sum()) if "case" in table.columns else len(table)
     leaking = {side: _leaking(table, cases, side) for side in ("val", "test")}
     level, verdict = _verdict(len(cases), shared_cases, shared_slides, pairs, unknown, len(table))
-    return Audit(level, verdict, shared_cases, shared_slides, leaking, len(cases), len(table), unknown, pairs)
+    near = None if duplicates is None else _across_sides(table, duplicates)
+    if near and level != "leak":
+        level = "leak"
+        verdict = (
+            f"Leaks: {len(near)} pairs of near-identical images are on two sides, "
+            f"such as {near[0]['a']} and {near[0]['b']}."
+        )
+    return Audit(
+        level=level,
+        verdict=verdict,
+        shared_cases=shared_cases,
+        shared_slides=shared_slides,
+        leaking_images=leaking,
+        cases=len(cases),
+        images=len(table),
+        unknown_cases=unknown,
+        pairs=pairs,
+        other_magnification={side: _seen_elsewhere(table, side) for side in ("val", "test")},
+        label_conflicts=tuple(_conflicts(table, duplicates)),
+        near_duplicates=near,
+    )
+
+
+_BEFORE = {"val": {"train"}, "test": {"train", "val"}}
+"""Where a model has learned or was chosen before this side judges it."""
+
+
+def _across_sides(table: pd.DataFrame, duplicates: pd.DataFrame) -> tuple[dict, ...]:
+    sides = dict(zip(table["image_id"], table["split"], strict=True))
+    found = []
+    for pair in duplicates.to_dict("records"):
+        one, other = sides.get(pair["a"], ""), sides.get(pair["b"], "")
+        if one and other and one != other:
+            facts = {key: pair[key] for key in ("a", "b", "distance", "position", "exact")}
+            found.append({**facts, "split_a": one, "split_b": other})
+    return tuple(found)
+
+
+def _seen_elsewhere(table: pd.DataFrame, side: str) -> int:
+    """Images of this side whose slide was seen before at another magnification: the same lesion, zoomed."""
+    if not {"slide", "magnification"} <= set(table.columns):
+        return 0
+    known = table[(table["slide"] != "") & (table["magnification"] != "")]
+    before = known[known["split"].isin(_BEFORE[side])].groupby("slide")["magnification"].agg(set)
+    here = known[known["split"] == side]
+    return sum(
+        bool(before.get(slide, set()) - {magnification})
+        for slide, magnification in zip(here["slide"], here["magnification"], strict=True)
+    )
+
+
+def _conflicts(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> Iterator[str]:
+    """One thing under two labels: a case of two classes, a slide of two subtypes' twins, twin images."""
+    for column, word in (("label", "classes"), ("subtype", "subtypes")):
+        if {"slide", column} <= set(table.columns):
+            known = table[(table["slide"] != "") & (table[column] != "")]
+            for slide, values in known.groupby("slide")[column].unique().items():
+                if len(values) > 1:
+                    yield f"Slide {slide} is filed under the {word} {' and '.join(sorted(values))}."
+    if {"case", "label"} <= set(table.columns):
+        known = table[table["case"] != ""]
+        for case, values in known.groupby("case")["label"].unique().items():
+            if len(values) > 1:
+                yield f"Case {case} is filed under the labels {' and '.join(sorted(values))}."
+    if "case" in table.columns and set(AMBIGUOUS_CASES) & set(table["case"]):
+        for case in AMBIGUOUS_CASES:
+            subtypes = sorted(set(table.loc[table["case"] == case, "subtype"]))
+            if len(subtypes) > 1:
+                yield f"Case {case} is filed under the subtypes {' and '.join(subtypes)} with nearly the same images."
+    if duplicates is not None:
+        for pair in duplicates.to_dict("records"):
+            if pair.get("other_label") or pair.get("other_subtype"):
+                what = "label" if pair.get("other_label") else "subtype"
+                yield f"{pair['a']} and {pair['b']} show the same and differ in {what}."
 
 
 def _sides(table: pd.DataFrame, column: str) -> dict[str, tuple[str, ...]]:
@@ -99,8 +220,7 @@ def _sides(table: pd.DataFrame, column: str) -> dict[str, tuple[str, ...]]:
 
 def _leaking(table: pd.DataFrame, cases: dict[str, tuple[str, ...]], side: str) -> int:
     """Images of this side whose case was also where a model learns or is chosen."""
-    before = {"val": {"train"}, "test": {"train", "val"}}[side]
-    tainted = [name for name, sides in cases.items() if side in sides and before & set(sides)]
+    tainted = [name for name, sides in cases.items() if side in sides and _BEFORE[side] & set(sides)]
     if not tainted:
         return 0
     return int(((table["split"] == side) & table["case"].isin(tainted)).sum())

@@ -34,6 +34,9 @@ BENIGN_SUBTYPES = ("A", "F", "PT", "TA")
 MICROMETRES_PER_PIXEL = {"40X": 0.492, "100X": 0.197, "200X": 0.0985, "400X": 0.0492}
 """Computed from the optics that the data set's page states; for scale bars."""
 
+AMBIGUOUS_CASES = ("14-13412",)
+"""Filed under two subtypes (DC and LC) with nearly the same images: no truth for a subtype task."""
+
 EXAMPLE_NAME = "SOB_B_A-14-22549AB-40-001.png"
 _TYPES = "|".join(SUBTYPES)
 _NAME = re.compile(rf"(CNB|SOB)_(B|M)_({_TYPES})-(\d\d)-(\d+)([A-Z]*)-(40|100|200|400)-(\d+)\.png", re.ASCII)

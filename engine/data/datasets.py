@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from engine.data import breakhis
-from engine.data.breakhis import SUBTYPES, Inventory, parse_name, take_inventory
+from engine.data.breakhis import AMBIGUOUS_CASES, SUBTYPES, Inventory, parse_name, take_inventory
 from engine.data.files import Problem, Progress, find_images, printable, require_folder
 from engine.data.images import read_header
 from engine.data.manifest import COLUMNS, Manifest, class_order
@@ -25,9 +25,6 @@ TASKS = {
     "malignancy": "benign or malignant",
     "subtype": "the eight tumour types",
 }
-AMBIGUOUS_CASES = ("14-13412",)
-"""Filed under two subtypes (DC and LC) with nearly the same images: no truth for a subtype task."""
-
 _ALIASES = {
     "path": ("file", "filename", "file_name", "image", "image_path"),
     "label": ("class", "diagnosis", "target"),

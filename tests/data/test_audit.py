@@ -66,3 +66,24 @@ def test_the_record_is_plain_json():
     record = audit(table(("14-1", "s1", "train"), ("14-1", "s1", "test"))).as_record()
     assert json.loads(json.dumps(record)) == record
     assert record["shared_cases"] == {"14-1": ["train", "test"]}
+
+
+def test_the_same_slide_at_another_magnification_is_counted():
+    frame = table(("14-1", "s1", "train"), ("14-1", "s1", "test"), ("14-2", "s2", "test"))
+    report = audit(frame.assign(magnification=["40X", "100X", "40X"]))
+    assert report.other_magnification == {"val": 0, "test": 1}
+    assert "another magnification" in report.as_text()
+
+
+def test_two_labels_for_one_thing_are_named():
+    frame = table(("14-1", "s1", "train"), ("14-1", "s1", "train"), ("14-2", "s2", "test"))
+    report = audit(frame.assign(label=["benign", "malignant", "benign"]))
+    assert report.label_conflicts == (
+        "Slide s1 is filed under the classes benign and malignant.",
+        "Case 14-1 is filed under the labels benign and malignant.",
+    )
+
+
+def test_the_case_with_two_subtypes_is_named():
+    frame = table(("14-13412", "a", "train"), ("14-13412", "b", "train")).assign(subtype=["DC", "LC"])
+    assert "14-13412 is filed under the subtypes DC and LC" in audit(frame).label_conflicts[0]
