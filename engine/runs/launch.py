@@ -20,22 +20,27 @@ from engine.data.manifest import Manifest, read_manifest
 from engine.data.splits import SplitSpec, find_protocol, make_split, split_hash, split_warnings
 from engine.errors import ConfigError, EngineError, RunError, SplitError, shorten
 from engine.runs import catalog, executors, supervisor
+from engine.runs import folder as contract
 from engine.runs.config import RunConfig, options, value_problems
 from engine.runs.folder import (
     ACTIVE,
     COMPLETED,
+    INTERRUPTED,
+    LOCAL,
     QUEUED,
     RESUMABLE,
+    STARTING,
     STOPPED,
     RunFolder,
     Status,
     create,
     new_id,
 )
-from engine.runs.queue import Queue
+from engine.runs.queue import Queue, requeue, wanted
 
 # A worker's loop looks for STOP at every step and then saves; what takes longer than this hangs.
 STOP_GRACE_S = 60.0
+KILL_WAIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -147,13 +152,19 @@ def plan(
 
 
 def prepare(
-    config: RunConfig, runs: Path, *, manifest: Manifest | None = None, state: str = QUEUED
+    config: RunConfig,
+    runs: Path,
+    *,
+    manifest: Manifest | None = None,
+    state: str = QUEUED,
+    executor: str = LOCAL,
 ) -> RunFolder:
     """Make the folder of a run that can be executed.
 
     Raises:
         EngineError: the first of `problems`; nothing is then left behind.
     """
+    executors.find(executor)
     for error in value_problems(config):
         raise error
     ready = prepare_data(config, manifest)
@@ -168,18 +179,24 @@ def prepare(
         manifest=ready.manifest,
         audit=ready.audit.as_record(),
         split_hash=ready.split_hash,
-        status=Status().moved(state),
+        status=Status(executor=executor).moved(state),
     )
 
 
-def start(config: RunConfig, runs: Path, *, manifest: Manifest | None = None) -> RunFolder:
-    """Queue a run for a worker of its own and return at once; it outlives the caller."""
-    folder = prepare(config, runs, manifest=manifest)
+def start(
+    config: RunConfig, runs: Path, *, manifest: Manifest | None = None, executor: str = LOCAL
+) -> RunFolder:
+    """Queue a run for a worker of its own and return at once; it outlives the caller.
+
+    Args:
+        executor: `local`, or `ray` (the runs folder must be connected to a cluster, see executors.ray).
+    """
+    folder = prepare(config, runs, manifest=manifest, executor=executor)
     enqueue(folder)
     return folder
 
 
-def start_all(configs: list[RunConfig], runs: Path) -> list[RunFolder]:
+def start_all(configs: list[RunConfig], runs: Path, *, executor: str = LOCAL) -> list[RunFolder]:
     """Queue several runs; all are checked before the first one is queued."""
     cache: dict[str, Manifest] = {}
     for config in configs:
@@ -187,23 +204,38 @@ def start_all(configs: list[RunConfig], runs: Path) -> list[RunFolder]:
         cache.setdefault(root, load_dataset(Path(root).expanduser()))
         for error in problems(config, cache[root]):
             raise error
-    return [start(config, runs, manifest=cache[config.data.root]) for config in configs]
+    return [start(config, runs, manifest=cache[config.data.root], executor=executor) for config in configs]
 
 
 def enqueue(folder: RunFolder) -> None:
     """Put a prepared run into the queue and see that somebody starts it."""
-    Queue(folder.runs).add(folder.id)
+    Queue(folder.runs).add(folder.id, wants=wanted(folder))
+    supervisor.ensure(folder.runs)
+
+
+def hold(folder: RunFolder) -> None:
+    """Hold a waiting run back."""
+    Queue(folder.runs).hold(folder.id)
+
+
+def release(folder: RunFolder) -> None:
+    """Let a held run go, and see that somebody starts it."""
+    Queue(folder.runs).hold(folder.id, False)
     supervisor.ensure(folder.runs)
 
 
 def stop(folder: RunFolder, *, kill: bool = False) -> str:
     """Stop a run: a waiting one at once, a working one at its next step.
 
+    Args:
+        kill: end its process at once, without a checkpoint. For a worker that has not stopped within
+            STOP_GRACE_S (`may_kill`): it hangs.
+
     Returns:
         What happened, as a sentence.
 
     Raises:
-        RunError: it is not active, or (kill) its process cannot be found.
+        RunError: it is not active, the folder cannot be written, or (kill) its process cannot be found.
     """
     state = folder.state()
     if state not in ACTIVE:
@@ -213,17 +245,26 @@ def stop(folder: RunFolder, *, kill: bool = False) -> str:
             remedy="Only a queued or running run can be stopped",
         )
     folder.request_stop()  # first of all: a worker that is just being started looks for it before it works
-    if state == QUEUED:
-        queue = Queue(folder.runs)
-        if queue.withdraw(folder.id) or folder.id not in {entry.run_id for entry in queue.entries()}:
-            folder.write_status(folder.status().moved(STOPPED, ended_at=time.time()))
-            return "It was waiting and has been taken out of the queue."
-    executors.find("local").stop(folder, kill=kill)
-    return (
-        "Its worker was killed; resume continues from the last checkpoint."
-        if kill
-        else "It stops at its next step and saves a checkpoint."
-    )
+    withdrawn = Queue(folder.runs).withdraw(folder.id)
+    if (withdrawn or state == QUEUED) and folder.move((QUEUED,), STOPPED, ended_at=time.time()):
+        return "It was waiting and has been taken out of the queue."
+    executor = folder.status().executor
+    executors.find(executor).stop(folder, kill=kill)
+    if not kill:
+        return "It stops at its next step and saves a checkpoint."
+    end = time.monotonic() + KILL_WAIT_S
+    while folder.is_alive() and time.monotonic() < end:
+        time.sleep(0.05)
+    moved = folder.move((STARTING, INTERRUPTED), STOPPED, ended_at=time.time(), eta_s=None, error=None)
+    if moved or folder.state() not in ACTIVE:
+        return "Its worker was killed; resume continues from the last checkpoint."
+    return "Its worker was told to end; it has not yet."
+
+
+def may_kill(folder: RunFolder) -> bool:
+    """Was a stop asked for so long ago that its worker must be hanging?"""
+    asked = folder.stop_requested_s()
+    return asked is not None and asked > STOP_GRACE_S and folder.is_alive()
 
 
 def resume(folder: RunFolder) -> str:
@@ -233,15 +274,19 @@ def resume(folder: RunFolder) -> str:
         What happened, as a sentence; a completed run is left as it is.
 
     Raises:
-        RunError: it is active already, or of a kind without a worker.
+        RunError: it is active already, of a kind without a worker, or the folder cannot be written.
     """
     state = folder.state()
     if state == COMPLETED:
         return f"The run {folder.name} has completed: there is nothing to resume."
     _require_resumable(folder, state)
-    folder.clear_stop()
-    folder.write_status(folder.status().moved(QUEUED, error=None, ended_at=None))
-    enqueue(folder)
+    if not requeue(folder, RESUMABLE, forget_stop=True, restarts=0):
+        raise RunError(
+            f"The run {folder.name} has been taken up by somebody else",
+            found=f"state {folder.state()}",
+            remedy="Nothing needs to be done",
+        )
+    supervisor.ensure(folder.runs)
     return f"The run {folder.name} is queued again."
 
 
@@ -258,6 +303,24 @@ def _require_resumable(folder: RunFolder, state: str) -> None:
             found=f"kind {folder.config().kind}",
             remedy="Make it anew",
         )
+
+
+def auto_resume(runs: Path, on: bool) -> None:
+    """Whether interrupted runs of this folder go back into the queue by themselves."""
+    queue = Queue(runs)
+    queue.write_settings(dataclasses.replace(queue.settings(), auto_resume=on))
+    supervisor.tend(runs)
+
+
+def delete(folder: RunFolder) -> None:
+    """Move a run to the trash; a waiting one leaves the queue and, restored, has to be resumed.
+
+    Raises:
+        RunError: it is being worked on, gone already, or the folder cannot be written.
+    """
+    if folder.state() == QUEUED:
+        stop(folder)
+    contract.delete(folder)
 
 
 def wait(folder: RunFolder, timeout_s: float = float("inf"), every_s: float = 0.2) -> str:

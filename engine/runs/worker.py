@@ -6,15 +6,28 @@ with one of the exit codes below. Signals only set a flag: the loop stops at its
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from engine.errors import EngineError, RunError
-from engine.runs.folder import COMPLETED, FAILED, STOPPED, RunFolder, Status
+from engine.runs.folder import (
+    BUSY,
+    COMPLETED,
+    FAILED,
+    QUEUED,
+    STARTING,
+    STOPPED,
+    RunFolder,
+    Status,
+    unattended_state,
+)
 from engine.runs.reporter import Reporter
+
+Job = Callable[[RunFolder, Reporter], str]
 
 EXIT_COMPLETED = 0
 EXIT_INTERNAL = 1
@@ -31,25 +44,44 @@ EXIT_CODES = {
     "nan_loss": 16,
     "disk_full": 17,
     "hung": 18,
+    "gone": 19,
 }
+LOCK_WAIT_S = 5.0
 
 
 def work(path: Path, listener: Callable[[Status], None] | None = None) -> int:
-    """Execute the run in a folder; returns the exit code. `listener` hears every status written."""
+    """Execute the run in a folder; returns the exit code. `listener` hears every status written.
+
+    The lock and the state under it are the fence: of two workers started for one run (a queue that was
+    rebuilt, a job that a cluster submitted twice) the second finds the lock held, or the run begun, and
+    leaves with EXIT_BUSY without having written anything.
+    """
     folder = RunFolder(Path(path).resolve())
-    config = folder.config()
     try:
-        with folder.hold():
-            report = Reporter(folder, listener=listener)
-            _catch_signals(report)
-            report.begin(config.training.epochs)
-            return _execute(folder, report, _job(config.kind))
+        with folder.hold(LOCK_WAIT_S):
+            state = unattended_state(folder.status())
+            if folder.status().state not in (QUEUED, STARTING):
+                raise RunError(
+                    f"The run {folder.id} does not wait for a worker",
+                    found=f"state {state}",
+                    remedy="Queue it again with `python -m engine resume`",
+                    kind=BUSY,
+                )
+            _sweep(folder)
+            return _execute(folder, Reporter(folder, listener=listener))
     except RunError as error:
         print(error, flush=True)
-        return EXIT_BUSY
+        return EXIT_BUSY if error.kind == BUSY else EXIT_CODES.get(error.kind, EXIT_INTERNAL)
 
 
-def _job(kind: str) -> Callable[[RunFolder, Reporter], str]:
+def _sweep(folder: RunFolder) -> None:
+    """Temporary files that a killed worker left; nobody else writes while the lock is held."""
+    for path in [*folder.path.glob(".*.tmp"), *folder.path.glob("predictions/.*.tmp")]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _job(kind: str) -> Job:
     if kind == "train":
         from engine.training.loop import train
 
@@ -61,24 +93,37 @@ def _job(kind: str) -> Callable[[RunFolder, Reporter], str]:
     raise RunError(f"A run of kind {kind} is not executed", remedy="Only train and fusion runs have a worker")
 
 
-def _catch_signals(report: Reporter) -> None:
-    for name in ("SIGTERM", "SIGINT"):
-        try:
-            signal.signal(getattr(signal, name), lambda *_: report.stop())
-        except ValueError:  # not the main thread: a test, or an embedding program that has its own handlers
-            return
-
-
-def _execute(folder: RunFolder, report: Reporter, job: Callable[[RunFolder, Reporter], str]) -> int:
+@contextlib.contextmanager
+def _signals(report: Reporter) -> Iterator[None]:
+    """SIGTERM, Ctrl-C and a closed terminal ask for a stop; the handlers before are put back."""
+    before = {}
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        with contextlib.suppress(ValueError, AttributeError):  # not the main thread; not on this system
+            number = getattr(signal, name)
+            before[number] = signal.signal(number, lambda *_: report.stop())
     try:
-        outcome = STOPPED if report.stop_requested() else job(folder, report)
-    except Exception as error:
-        traceback.print_exc()
-        record = failure(error)
-        report.end(FAILED, record)
-        print(f"Failed ({record['kind']}): {record['message']} {record['remedy'] or ''}", flush=True)
-        return EXIT_CODES.get(str(record["kind"]), EXIT_INTERNAL)
-    report.end(outcome)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _execute(folder: RunFolder, report: Reporter) -> int:
+    with _signals(report):
+        try:
+            config = folder.config()
+            if report.stop_requested():  # asked for before it began: nothing is loaded for that
+                outcome = STOPPED
+            else:
+                report.begin(config.training.epochs)
+                outcome = _job(config.kind)(folder, report)
+        except Exception as error:
+            traceback.print_exc()
+            record = failure(error)
+            print(f"Failed ({record['kind']}): {record['message']} {record['remedy'] or ''}", flush=True)
+            report.end(FAILED, record)
+            return EXIT_CODES.get(str(record["kind"]), EXIT_INTERNAL)
+        report.end(outcome)  # if even that cannot be written, the exit code says it to the supervisor
     print(f"Run {folder.id}: {outcome}", flush=True)
     return EXIT_COMPLETED if outcome == COMPLETED else EXIT_STOPPED
 

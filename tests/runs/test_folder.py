@@ -107,9 +107,71 @@ def test_a_second_worker_is_refused(run):
 def test_starting_is_believed_only_for_a_while(run, monkeypatch):
     run.write_status(Status().moved("starting"))
     assert run.state() == "starting"
-    late = time.time() + contract.START_GRACE_S + 1
-    monkeypatch.setattr(contract.time, "time", lambda: late)
+    late = contract._ticks() + contract.START_GRACE_S + 1
+    monkeypatch.setattr(contract, "_ticks", lambda: late)
     assert run.state() == "interrupted"
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_clock_that_jumps_changes_no_state(run, monkeypatch, jump):
+    """Ages are measured on the clock that nobody sets."""
+    run.write_status(Status().moved("starting"))
+    now = time.time
+    monkeypatch.setattr(contract.time, "time", lambda: now() + jump)
+    assert run.state() == "starting"
+    with run.hold():
+        run.write_status(run.status().moved("running"))
+        monkeypatch.setattr(contract.time, "time", now)
+        assert run.state() == "running"
+        assert not run.summary().stalled
+
+
+def test_what_began_before_the_machine_restarted_is_interrupted_at_once(run, monkeypatch):
+    run.write_status(Status().moved("starting"))
+    monkeypatch.setattr(contract, "boot_id", lambda: "another boot")
+    assert run.state() == "interrupted"
+
+
+def test_a_stale_lock_file_is_no_sign_of_life(run):
+    (run.path / ".lock").write_text("12345")
+    run.write_status(Status().moved("running"))
+    assert run.state() == "interrupted"
+
+
+def test_a_state_is_changed_only_from_where_it_was_seen(run):
+    """Compare and swap: of two that resume, the second finds the run queued and changes nothing."""
+    run.write_status(Status().moved("failed"))
+    assert run.move(("failed",), "queued").state == "queued"
+    assert run.move(("failed",), "queued") is None
+    with run.hold():
+        assert run.move(("queued",), "stopped", wait_s=0.1) is None
+    assert run.state() == "queued"
+
+
+def test_a_run_is_seen_whole_or_not_at_all(run, monkeypatch):
+    """Killed while it is made: nothing shows, and what is left is swept later."""
+
+    def killed(self, status):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write_status", killed)
+    with pytest.raises(KeyboardInterrupt):
+        create(run.runs, RunConfig(name="second"), "x")
+    assert [folder.id for folder in run_folders(run.runs)] == [run.id]
+    (run.runs / f"{contract.NEW}20261122-201500-x-3f2a").mkdir()
+    assert len(summaries(run.runs)) == 1
+    assert contract.sweep(run.runs) == 0
+    assert contract.sweep(run.runs, older_s=-1) == 1
+
+
+def test_a_status_replaced_within_one_tick_of_the_clock_is_read_again(run):
+    import os
+
+    assert summaries(run.runs)[0].status.epoch == 0
+    stat = (run.path / "status.json").stat()
+    run.write_status(contract.replace(run.status(), epoch=1))
+    os.utime(run.path / "status.json", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert summaries(run.runs)[0].status.epoch == 1
 
 
 def test_the_last_row_per_epoch_and_split_wins_and_a_torn_line_is_skipped(run):

@@ -6,32 +6,84 @@ next click.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import RunError
-from engine.runs.folder import RunFolder, boot_id
+from engine.runs import resources
+from engine.runs.folder import STARTING, WORKING, RunFolder, boot_id
+
+if TYPE_CHECKING:
+    import psutil
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU_SLOT = "cpu/0"
+# Without a GPU the one slot takes every run: what it asks for in vain, its worker will say.
+ANYTHING = ("auto", "cpu", "cuda", *(f"cuda:{index}" for index in range(64)))
+
+
+@dataclass(frozen=True)
+class LocalDevice:
+    """A device of this machine, for the picker of the launch form.
+
+    `name` is what `--device` takes, `title` what people call it; `runs` the ids that work on it now.
+    """
+
+    name: str
+    title: str
+    slot: str
+    memory_mb: float
+    free_mb: float
+    runs: tuple[str, ...] = ()
+
+
+def slots() -> dict[str, tuple[str, ...]]:
+    """Slots, one run each, and the wishes (`--device`) that each serves.
+
+    A GPU's slot carries its UUID (indices change with CUDA_VISIBLE_DEVICES). Beside GPUs there is a slot for
+    runs that ask for the CPU; without a GPU there is one slot for everything.
+    """
+    found = resources.gpus()
+    if not found:
+        return {CPU_SLOT: ANYTHING}
+    of_gpus = {f"gpu/{gpu.uuid}": ("auto", "cuda", f"cuda:{gpu.index}") for gpu in found}
+    return {**of_gpus, CPU_SLOT: ("cpu",)}
 
 
 def capacity() -> list[str]:
-    """A slot per GPU, by UUID (indices change with CUDA_VISIBLE_DEVICES); one CPU slot without a GPU."""
-    try:
-        import pynvml  # pyright: ignore[reportMissingImports]
+    """The slots of this machine."""
+    return list(slots())
 
-        pynvml.nvmlInit()
-    except Exception:  # no driver, no package, no GPU: all of them mean the CPU
-        return [CPU_SLOT]
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [f"gpu/{pynvml.nvmlDeviceGetUUID(handle)}" for handle in handles] or [CPU_SLOT]
-    finally:
-        pynvml.nvmlShutdown()
+
+def devices(runs: Path | None = None) -> list[LocalDevice]:
+    """The devices of this machine, GPUs first, what is free on each and which of these runs work there."""
+    busy: dict[str, list[str]] = {}
+    if runs is not None:
+        from engine.runs.queue import Queue
+
+        for entry in Queue(runs).entries():
+            if entry.slot:
+                busy.setdefault(entry.slot, []).append(entry.run_id)
+    found = [
+        (f"cuda:{gpu.index}", gpu.name, f"gpu/{gpu.uuid}", gpu.memory_mb, gpu.free_mb)
+        for gpu in resources.gpus()
+    ]
+    import psutil
+
+    memory = psutil.virtual_memory()
+    cores = f"{os.cpu_count()} cores, {platform.machine()}"
+    found.append(("cpu", cores, CPU_SLOT, memory.total / resources.MB, memory.available / resources.MB))
+    return [
+        LocalDevice(name, title, slot, round(total), round(free), tuple(busy.get(slot, ())))
+        for name, title, slot, total, free in found
+    ]
 
 
 def worker_command(folder: RunFolder) -> list[str]:
@@ -39,16 +91,26 @@ def worker_command(folder: RunFolder) -> list[str]:
     return [sys.executable, "-m", "engine", "work", str(folder.path.resolve())]
 
 
+def environment(folder: RunFolder, slot: str) -> dict[str, str]:
+    """What a worker in this slot sees: its own GPU only, unless the run names one by index."""
+    words = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    words["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which indices are given out here
+    if slot.startswith("gpu/") and ":" not in folder.config().training.device:
+        words["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("gpu/")
+    return words
+
+
 def spawn(folder: RunFolder, slot: str = CPU_SLOT) -> subprocess.Popen[bytes]:
-    """Start the worker of a folder and return its process, for whoever wants to reap it."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
-    if slot.startswith("gpu/"):
-        environment["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("gpu/")
+    """Start the worker of a folder and return its process, for whoever wants to reap it.
+
+    Raises:
+        OSError: no log can be written, or the system gives no process.
+    """
     with open(folder.path / "log.txt", "ab") as log:
         return subprocess.Popen(
             worker_command(folder),
             cwd=ROOT,
-            env=environment,
+            env=environment(folder, slot),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -61,7 +123,7 @@ def submit(folder: RunFolder, slot: str = CPU_SLOT) -> None:
 
 
 def stop(folder: RunFolder, *, kill: bool = False) -> None:
-    """Ask a worker to stop; with `kill`, end its process group at once.
+    """Ask a worker to stop; with `kill`, end it and everything it started, at once.
 
     Raises:
         RunError: it is to be killed, but its process cannot be told apart from another's.
@@ -69,23 +131,70 @@ def stop(folder: RunFolder, *, kill: bool = False) -> None:
     folder.request_stop()
     if not kill or not folder.is_alive():
         return
+    import psutil
+
     worker = folder.status().worker
     pid = int(worker.get("pid") or 0)
-    if not pid or worker.get("boot_id") != boot_id() or not _is_worker(pid, folder):
+    if not is_worker(worker, folder):
+        if not folder.is_alive() or folder.status().state not in WORKING:
+            return  # it ended while we looked
         raise RunError(
             f"The worker of {folder.name} cannot be killed from here",
             found=f"process {pid or 'unknown'} on {worker.get('host') or 'an unknown machine'}",
-            remedy="Stop it on the machine where it runs",
+            remedy="Wait a second and try again"
+            if folder.status().state == STARTING
+            else "Stop it on the machine where it runs",
         )
-    os.killpg(os.getpgid(pid), signal.SIGKILL)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = _launcher(psutil.Process(pid), folder)
+        family = [*root.children(recursive=True), root]
+        for process in reversed(family):  # parents first: none is left to start another child
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
 
 
-def _is_worker(pid: int, folder: RunFolder) -> bool:
-    """A process id may have been given to another program since: its command line tells."""
+def _launcher(process: psutil.Process, folder: RunFolder) -> psutil.Process:
+    """The first process of this worker: torchrun puts one above each rank, in another session."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        while (parent := process.parent()) is not None and any(
+            folder.id in word for word in parent.cmdline()
+        ):
+            process = parent
+    return process
+
+
+def identity() -> dict[str, object]:
+    """This process, so that another one can tell later whether it is still the same."""
+    return {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "boot_id": boot_id(),
+        "started": _started(os.getpid()),
+    }
+
+
+def is_worker(worker: dict, folder: RunFolder) -> bool:
+    """Is the process that a status names still that process? A process id may have been given away since."""
+    pid = int(worker.get("pid") or 0)
+    if not pid or worker.get("boot_id") != boot_id():
+        return False
+    started = _started(pid)
+    if worker.get("started") and started:
+        return started == worker["started"]
     import psutil
 
     try:
-        words = psutil.Process(pid).cmdline()
+        return any(folder.id in word for word in psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
-    return "work" in words and words[-1].endswith(folder.id)
+
+
+def _started(pid: int) -> int:
+    """When a process began, in ticks since boot: together with its id unique; 0 where it is not told."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(words.rpartition(")")[2].split()[19])
