@@ -11,7 +11,7 @@ Parametric and Bootstrap Tests of Hypotheses, 2005, chapter 3 (exchanging whole 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,17 @@ import pandas as pd
 from engine.analysis import intervals, metrics
 from engine.analysis.intervals import DRAWS, Difference, Estimate, Resample, statistic
 from engine.analysis.metrics import DEFAULT_SCORES, Outcome
-from engine.analysis.predictions import GROUP_COLUMNS, classes_of, confusion, labels, predicted
+from engine.analysis.predictions import (
+    GROUP_COLUMNS,
+    classes_of,
+    confusion,
+    labels,
+    predicted,
+    probabilities,
+)
 from engine.errors import PredictionsError, shorten
 
-FLIPS = 10_000
+FLIPS = 5_000
 UNSURE = 0.65  # an image is unsure below this probability of its predicted class
 CONFIDENT = 0.9  # and confident from this on
 
@@ -64,22 +71,30 @@ def align(tables: Mapping[str, pd.DataFrame]) -> Aligned:
         raise PredictionsError("There is nothing to compare", remedy="Choose at least one entry")
     classes = _same_classes(tables)
     keys = _keys(tables)
-    frames = {name: table.set_index(keys[name], drop=True) for name, table in tables.items()}
-    common = next(iter(frames.values())).index
-    for frame in frames.values():
-        common = common[common.isin(frame.index)]
-    if common.empty:
+    rows = _common_rows(keys)
+    common = len(next(iter(rows.values())))
+    if not common:
         first, second = (*tables, *tables)[:2]  # a single empty table has no image either
         raise PredictionsError(
             "The entries have no image in common",
             found=f"for example {_example(tables[first])} in {first} and {_example(tables[second])} in {second}",
             remedy="Compare entries that were tested on the same images (same protocol, fold and split)",
         )
-    picked = {name: frame.loc[common].reset_index(drop=True) for name, frame in frames.items()}
-    dropped = {name: len(tables[name]) - len(common) for name in tables}
+    picked = {name: table.iloc[rows[name]].reset_index(drop=True) for name, table in tables.items()}
+    dropped = {name: len(table) - common for name, table in tables.items()}
     shared = _shared_groups(picked)
     picked = {name: frame.assign(**shared) for name, frame in picked.items()}
-    return Aligned(picked, classes, dropped, _note(dropped, len(common)))
+    return Aligned(picked, classes, dropped, _note(dropped, common))
+
+
+def _common_rows(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Row positions of the common keys, in the order of the first entry."""
+    first = next(iter(keys.values()))
+    if all(np.array_equal(first, own) for own in keys.values()):
+        return dict.fromkeys(keys, np.arange(len(first)))
+    places = {name: {key: row for row, key in enumerate(own)} for name, own in keys.items()}
+    common = [key for key in first if all(key in place for place in places.values())]
+    return {name: np.array([place[key] for key in common], dtype=int) for name, place in places.items()}
 
 
 def _same_classes(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
@@ -93,17 +108,18 @@ def _same_classes(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     return next(iter(found.values()))
 
 
-def _keys(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.Index]:
+def _keys(tables: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
     """What identifies a row: image_id; with the fold where an image was tested in several folds."""
     repeated = [name for name, table in tables.items() if table["image_id"].duplicated().any()]
     if not repeated:
-        return {name: pd.Index(table["image_id"].astype(str), name=None) for name, table in tables.items()}
+        return {name: table["image_id"].astype(str).to_numpy(dtype=object) for name, table in tables.items()}
     keys = {}
     for name, table in tables.items():
         folds = table["fold"].astype(str) if "fold" in table.columns else pd.Series("", index=table.index)
-        keys[name] = pd.Index(table["image_id"].astype(str) + "\t" + folds)
-        if keys[name].duplicated().any():
-            ids = table.loc[keys[name].duplicated(), "image_id"].astype(str).tolist()
+        both = table["image_id"].astype(str) + "\t" + folds
+        keys[name] = both.to_numpy(dtype=object)
+        if both.duplicated().any():
+            ids = table.loc[both.duplicated(), "image_id"].astype(str).tolist()
             raise PredictionsError(
                 f"{name} predicts some images more than once",
                 found=shorten(ids),
@@ -116,10 +132,14 @@ def _example(table: pd.DataFrame) -> str:
     return str(table["image_id"].iloc[0]) if len(table) else "no images"
 
 
-def _shared_groups(picked: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
+def _shared_groups(picked: Mapping[str, pd.DataFrame]) -> dict:
     """Group columns filled from the first entry that knows them; labels must not contradict."""
     shared = {}
     for column in GROUP_COLUMNS:
+        first = next(iter(picked.values()))[column].astype(str)
+        if all(first.equals(frame[column].astype(str)) for frame in picked.values()):
+            shared[column] = first.array
+            continue
         values = np.full(len(next(iter(picked.values()))), "", dtype=object)
         for name, frame in picked.items():
             own = frame[column].astype(str).to_numpy(dtype=object)
@@ -356,9 +376,11 @@ def confusion_maps(
     true, guess, size = labels(table), predicted(table, threshold), len(classes_of(table))
     maps = {"all": confusion(true, guess, size).tolist()}
     if by in table.columns:
-        column = table[by].astype(str).to_numpy()
+        codes, names = pd.factorize(table[by].astype(str))
+        position = {str(name): code for code, name in enumerate(names)}
         for text in metrics.slice_values(table, by):
-            maps[text] = confusion(true[column == text], guess[column == text], size).tolist()
+            rows = codes == position[text]
+            maps[text] = confusion(true[rows], guess[rows], size).tolist()
     return maps
 
 
@@ -385,15 +407,14 @@ def compare(
     wanted = list(DEFAULT_SCORES if names is None else names)
     aligned = align({entry.id: entry.predictions for entry in entries})
     _check_reference(entries, reference)
-    results = {entry.id: metrics.outcome(aligned.tables[entry.id], entry.threshold) for entry in entries}
+    results = _outcomes(aligned, {entry.id: entry.threshold for entry in entries})
     first = results[entries[0].id]
     sample = None
     if with_intervals:
         sample = intervals.resample(first, draws=draws, seed=seed, level=level, method=method)
-    rows = [
-        _entry_result(entry, aligned.tables[entry.id], results[entry.id], wanted, by, sample)
-        for entry in entries
-    ]
+        sample = replace(sample, remembered={})  # differences use the draws of the scores again
+    slices = _slices(aligned, by)
+    rows = [_entry_result(entry, results[entry.id], wanted, slices, sample) for entry in entries]
     chosen = reference or entries[0].id
     differences = paired_differences(results, chosen, wanted, sample, seed=seed) if sample else []
     baseline = metrics.majority_baseline(first)
@@ -418,20 +439,55 @@ def _check_reference(entries: Sequence[Entry], reference: str | None) -> None:
         )
 
 
+def _outcomes(aligned: Aligned, thresholds: Mapping[str, float | None]) -> dict[str, Outcome]:
+    """Each entry's outcome; labels and cases are shared, so they are read once."""
+    results: dict[str, Outcome] = {}
+    known = labels(next(iter(aligned.tables.values()))) >= 0
+    for name, table in aligned.tables.items():
+        if not results:
+            results[name] = metrics.outcome(table, thresholds[name])
+            continue
+        first = next(iter(results.values()))
+        results[name] = replace(
+            first,
+            probs=probabilities(table)[known],
+            guess=predicted(table, thresholds[name])[known],
+            threshold=thresholds[name],
+        )
+    return results
+
+
+def _slices(aligned: Aligned, by: str) -> dict[str, np.ndarray]:
+    """`all` and each value of a slice -> bool over the labelled images."""
+    table = next(iter(aligned.tables.values()))
+    known = labels(table) >= 0
+    rows = {"all": np.ones(int(known.sum()), dtype=bool)}
+    if by in table.columns:
+        column = table[by].astype(str)
+        rows |= {
+            text: (column == text).to_numpy(dtype=bool)[known] for text in metrics.slice_values(table, by)
+        }
+    return rows
+
+
 def _entry_result(
-    entry: Entry, table: pd.DataFrame, result: Outcome, names: list[str], by: str, sample: Resample | None
+    entry: Entry, result: Outcome, names: list[str], slices: Mapping[str, np.ndarray], sample: Resample | None
 ) -> EntryResult:
     if sample:
         scores = {name: intervals.score_estimate(name, result, sample) for name in names}
     else:
         scores = {name: _plain(metrics.value(name, result), result) for name in names}
+    size = len(result.classes)
+    maps = {
+        text: confusion(result.true[rows], result.guess[rows], size).tolist() for text, rows in slices.items()
+    }
     return EntryResult(
         entry.id,
         entry.name,
         len(result),
         result.n_cases,
         metrics.value("accuracy", result),
-        confusion_maps(table, by, entry.threshold),
+        maps,
         scores,
         metrics.patient_counts(result),
     )
@@ -460,9 +516,9 @@ def paired_differences(
         if metrics.score_of(score).family == "patient" and sample.groups.kind != "case":
             continue
         p_values = [sign_flip(score, results[other], base, flips=flips, seed=seed) for other in others]
-        anchor = statistic(score, base, sample.groups)
+        anchor = sample.statistic(score, base)
         for other, p, adjusted in zip(others, p_values, holm(p_values), strict=True):
-            gap = Difference(statistic(score, results[other], sample.groups), anchor)
+            gap = Difference(sample.statistic(score, results[other]), anchor)
             estimate = sample.estimate(gap)
             rows.append(
                 PairedDifference(other, reference, score, estimate, p, adjusted, len(others), tests[other])

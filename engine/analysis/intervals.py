@@ -28,7 +28,7 @@ from engine.errors import PredictionsError
 DRAWS = 2000
 FEW_CASES = 10  # fewer cases than this in a class: a warning
 STUDENTISED_BELOW = 20  # fewer than this: bootstrap-t (BCa without a formula). BreakHis has 16 benign cases
-CHUNK = 8_000_000  # numbers held at once by the rank scores (32 MB as float32)
+CHUNK = 500_000  # numbers held at once by the rank scores: 2 MB, so that they stay in the processor's cache
 MANY_UNITS = 600  # above this the pair matrix of AUROC would be larger than the sorted form
 METHODS = ("auto", "percentile", "bca", "bootstrap-t", "wilson", "naive")
 
@@ -263,12 +263,14 @@ class _Precision:
         for rows in _chunks(len(weights), self.hits.shape[1]):
             drawn = weights[rows].astype(self.hits.dtype)
             found = drawn @ self.hits
-            share = found + drawn @ self.misses
+            share = drawn @ self.misses
+            share += found
+            np.maximum(share, 0.5, out=share)  # where no image is drawn, found is 0 and so is the quotient
+            np.divide(found, share, out=share)
+            total = found[:, -1].copy()
+            found[:, 1:] -= found[:, :-1].copy()
             with np.errstate(divide="ignore", invalid="ignore"):
-                np.divide(found, share, out=share)
-                np.nan_to_num(share, copy=False)
-                steps = np.diff(found, axis=1, prepend=0)
-                parts.append(np.einsum("ij,ij->i", steps, share) / found[:, -1])
+                parts.append(np.einsum("ij,ij->i", found, share) / total)
         return np.concatenate(parts).astype(float)
 
     def influence(self, weights):
@@ -312,6 +314,29 @@ class _Mean:
     def influence(self, weights):
         slopes = [part.influence(weights) for part in self.parts]
         return None if any(slope is None for slope in slopes) else np.mean(slopes, axis=0)  # type: ignore[arg-type]
+
+
+class Remembered:
+    """A statistic that keeps what it computed for the draws of one Resample (the same array objects)."""
+
+    def __init__(self, measure: Statistic, weights: Sequence[np.ndarray]):
+        self.measure, self.known = measure, {id(array) for array in weights}
+        self.values: dict[int, np.ndarray] = {}
+        self.slopes: dict[int, np.ndarray | None] = {}
+
+    def at(self, weights: np.ndarray) -> np.ndarray:
+        if id(weights) not in self.known:
+            return self.measure.at(weights)
+        if id(weights) not in self.values:
+            self.values[id(weights)] = self.measure.at(weights)
+        return self.values[id(weights)]
+
+    def influence(self, weights: np.ndarray) -> np.ndarray | None:
+        if id(weights) not in self.known:
+            return self.measure.influence(weights)
+        if id(weights) not in self.slopes:
+            self.slopes[id(weights)] = self.measure.influence(weights)
+        return self.slopes[id(weights)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -510,7 +535,25 @@ class Resample:
     n_cases: int = 0
     class_names: tuple[str, ...] = ()
     extra_warning: str = ""
+    remembered: dict | None = field(default=None, repr=False)
     _cache: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """The weights as float64, made once."""
+        if "drawn" not in self._cache:
+            self._cache["drawn"] = self.weights.astype(float)
+        return self._cache["drawn"]
+
+    def statistic(self, name: str, result: Outcome) -> Statistic:
+        """A score of an outcome; with `remembered` (a dict) kept with what it computed for these draws."""
+        if self.remembered is None:
+            return statistic(name, result, self.groups)
+        key = (name, id(result))
+        if key not in self.remembered:
+            kept = Remembered(statistic(name, result, self.groups), (self.weights, self.drawn))
+            self.remembered[key] = (result, kept)  # the outcome is kept too: its id must not be used again
+        return self.remembered[key][1]
 
     def estimate(self, measure: Statistic, limits: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
         """Value, interval, method and warning of one statistic."""
@@ -536,8 +579,8 @@ class Resample:
 
     def _interval(self, method, measure, value, replicates, slopes) -> tuple[float, float]:
         if method == "bootstrap-t":
-            drawn = self.weights.astype(float)
-            spread = standard_errors(measure.influence(drawn), drawn, self.groups)
+            slopes_drawn = measure.influence(self.drawn)
+            spread = standard_errors(slopes_drawn, self.drawn, self.groups)  # type: ignore[arg-type]
             own = standard_errors(slopes, np.ones((1, self.groups.size)), self.groups)[0]
             low, high = bootstrap_t_interval(value, replicates, spread, own, self.level)
             return (
@@ -656,7 +699,7 @@ def score_estimate(name: str, result: Outcome, sample: Resample) -> Estimate:
         low, high = wilson(k, n, sample.level)
         estimate = sample._as_estimate(k / n if n else np.nan, low, high, f"Wilson, {k}/{n} patients", "")
         return replace(estimate, warning="" if sample.method == "naive" else estimate.warning)
-    return sample.estimate(statistic(name, result, sample.groups), record.range)
+    return sample.estimate(sample.statistic(name, result), record.range)
 
 
 def estimates(

@@ -38,8 +38,11 @@ def logits(table: pd.DataFrame) -> np.ndarray:
 
 def labels(table: pd.DataFrame) -> np.ndarray:
     """True class per image as an index into `classes_of(table)`; -1 where the label is unknown."""
-    index = {name: position for position, name in enumerate(classes_of(table))}
-    return np.array([index.get(value, -1) for value in table["label"]], dtype=np.int64)
+    column = table["label"].astype(str)
+    found = np.full(len(table), -1, dtype=np.int64)
+    for position, name in enumerate(classes_of(table)):
+        found[(column == name).to_numpy(dtype=bool)] = position
+    return found
 
 
 def predicted(table: pd.DataFrame, threshold: float | None = None) -> np.ndarray:

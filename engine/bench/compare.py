@@ -1,0 +1,177 @@
+"""How fast a comparison is, beside scikit-learn and `scipy.stats.bootstrap` doing the same work.
+
+Ten entries of BreakHis's size and case structure (7,909 images, 70 cases, from the slide inventory) with
+made-up probabilities. The other side draws cases within class as ours does and scores every draw with
+scikit-learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis import comparison, intervals, metrics
+from engine.analysis.comparison import Entry
+from engine.analysis.metrics import DEFAULT_SCORES, Outcome
+from engine.analysis.predictions import validate
+from engine.data.manifest import MAGNIFICATIONS
+
+LIMITS = {"tables": 0.3, "balanced_accuracy": 0.1, "auroc": 0.5, "average_precision": 0.5, "table": 5.0}
+Note = Callable[[str], None]
+
+
+def breakhis_like(seed: int, skill: float = 1.0) -> pd.DataFrame:
+    """Predictions for all 7,909 images of the inventory: a case effect, an image effect, and noise."""
+    with resources.files("engine.data.facts").joinpath("breakhis_slides.csv").open() as file:
+        slides = pd.read_csv(file).rename(columns={"class": "kind"})
+    rng = np.random.default_rng(seed)
+    cases = {case: rng.normal(0, 1) for case in sorted(slides["case"].unique())}
+    parts = []
+    for row in slides.itertuples():
+        for power in MAGNIFICATIONS:
+            count = int(getattr(row, f"images_{power}"))
+            side = 1 if row.kind == "malignant" else -1
+            margin = skill * side + 0.8 * cases[row.case] + rng.normal(0, 1, count)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "image_id": [f"{row.slide}-{power[:-1]}-{k:03d}.png" for k in range(1, count + 1)],
+                        "case": row.case,
+                        "slide": row.slide,
+                        "magnification": power,
+                        "subtype": row.subtype,
+                        "label": "malignant" if side > 0 else "benign",
+                        "prob_malignant": 1 / (1 + np.exp(-margin)),
+                    }
+                )
+            )
+    table = pd.concat(parts, ignore_index=True)
+    return validate(table.assign(prob_benign=1 - table["prob_malignant"]))
+
+
+def best_of(work: Callable[[], object], repeats: int = 3) -> float:
+    """Seconds of the fastest of a few runs."""
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        work()
+        times.append(perf_counter() - start)
+    return min(times)
+
+
+def run(
+    entries: int = 10, draws: int = 2000, reference_draws: int = 200, note: Note = lambda _: None
+) -> list[dict]:
+    """Measure. The slow side runs `reference_draws` draws and its time is scaled to `draws`.
+
+    Returns:
+        Records `what, ours_s, theirs_s, ratio, limit_s, within, detail`; theirs is None where there is no
+        counterpart.
+    """
+    note(f"making {entries} entries of 7,909 predictions")
+    tables = {f"entry {k + 1}": breakhis_like(k, 0.8 + 0.05 * k) for k in range(entries)}
+    items = [Entry(name, name, table) for name, table in tables.items()]
+    result = metrics.outcome(items[0].predictions)
+    records = []
+    note("tables and matrices")
+    ours = best_of(lambda: comparison.compare(items, with_intervals=False))
+    theirs = best_of(lambda: [_reference_tables(entry.predictions) for entry in items], 1)
+    records.append(_record("tables", f"scores and matrices of {entries} entries", ours, theirs))
+    for name in ("balanced_accuracy", "auroc", "average_precision"):
+        note(f"bootstrap of {name}")
+        estimate: dict[str, intervals.Estimate] = {}
+
+        def work(name: str = name, estimate: dict = estimate) -> None:
+            sample = intervals.resample(result, draws=draws)
+            estimate["ours"] = intervals.score_estimate(name, result, sample)
+
+        ours = best_of(work)
+        seconds, low, high = _reference_bootstrap(name, result, reference_draws)
+        detail = f"ours {estimate['ours'].short} ({estimate['ours'].method}), theirs [{low:.3f}, {high:.3f}]"
+        what = f"{metrics.SCORES[name].title}, {draws:,} draws"
+        records.append(_record(name, what, ours, seconds * draws / reference_draws, detail))
+    note("whole table with intervals and paired tests")
+    ours = best_of(lambda: comparison.compare(items, draws=draws), 1)
+    what = f"{entries} entries x {len(DEFAULT_SCORES)} scores, intervals, differences, permutation tests"
+    records.append(_record("table", what, ours, None))
+    return records
+
+
+def _record(key: str, what: str, ours: float, theirs: float | None, detail: str = "") -> dict:
+    return {
+        "what": what,
+        "ours_s": ours,
+        "theirs_s": theirs,
+        "ratio": None if theirs is None else theirs / ours,
+        "limit_s": LIMITS[key],
+        "within": ours <= LIMITS[key],
+        "detail": detail,
+    }
+
+
+def _reference_tables(table: pd.DataFrame) -> None:
+    """The same scores and matrices the way a notebook would: scikit-learn and groupby."""
+    from sklearn import metrics as reference
+
+    true = (table["label"] == "malignant").to_numpy(dtype=int)
+    score = table["prob_malignant"].to_numpy()
+    guess = (score > 0.5).astype(int)
+    reference.accuracy_score(true, guess)
+    reference.balanced_accuracy_score(true, guess)
+    reference.recall_score(true, guess)
+    reference.recall_score(true, guess, pos_label=0)
+    reference.roc_auc_score(true, score)
+    by_case = table.assign(right=true == guess).groupby("case")
+    by_case["right"].mean().mean()
+    by_case["prob_malignant"].mean()
+    reference.confusion_matrix(true, guess)
+    for power in MAGNIFICATIONS:
+        rows = (table["magnification"] == power).to_numpy()
+        reference.confusion_matrix(true[rows], guess[rows], labels=[0, 1])
+
+
+def _reference_bootstrap(name: str, result: Outcome, draws: int) -> tuple[float, float, float]:
+    """Seconds and interval of `scipy.stats.bootstrap` over cases within class, scored by scikit-learn."""
+    from scipy import stats
+    from sklearn import metrics as reference
+
+    labels = metrics.case_labels(result)
+    images = [np.flatnonzero(result.case == k) for k in range(len(labels))]
+    score, guess = result.probs[:, 1], result.guess
+
+    def statistic(benign: np.ndarray, malignant: np.ndarray) -> float:
+        rows = np.concatenate([images[int(k)] for k in np.concatenate([benign, malignant])])
+        if name == "balanced_accuracy":
+            return float(reference.balanced_accuracy_score(result.true[rows], guess[rows]))
+        function = reference.roc_auc_score if name == "auroc" else reference.average_precision_score
+        return float(function(result.true[rows], score[rows]))
+
+    samples = (np.flatnonzero(labels == 0), np.flatnonzero(labels == 1))
+    start = perf_counter()
+    found = stats.bootstrap(
+        samples, statistic, n_resamples=draws, vectorized=False, method="percentile", rng=0
+    ).confidence_interval
+    return perf_counter() - start, float(found.low), float(found.high)
+
+
+def text(records: list[dict]) -> str:
+    """The records as a table for a terminal."""
+    lines = [f"{'what':<78}{'ours':>9}{'theirs':>10}{'ratio':>8}{'limit':>8}"]
+    for row in records:
+        theirs = "" if row["theirs_s"] is None else f"{row['theirs_s']:.2f} s"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.0f}x"
+        lines.append(
+            f"{row['what']:<78}{1000 * row['ours_s']:>6.0f} ms{theirs:>10}{ratio:>8}{row['limit_s']:>6.2f} s"
+            + ("" if row["within"] else "  too slow")
+        )
+        if row["detail"]:
+            lines.append(f"    {row['detail']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(text(run()))
