@@ -52,10 +52,12 @@ def verify(path: Path) -> None:
 
 
 def save_weights(path: Path, state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-    """Weights as safetensors, with facts (JSON values) in the header."""
+    """Weights as safetensors, with facts (JSON values) under one key of the header.
+
+    One key, because safetensors writes several in random order, and equal weights should be equal files.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    header = {"format": "pt", **{key: json.dumps(value) for key, value in facts.items()}}
-    _replace(path, safetensors.torch.save(tensors, metadata=header))
+    _replace(path, safetensors.torch.save(tensors, metadata={"facts": json.dumps(dict(facts))}))
 
 
 def load_weights(path: Path, *, check: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -77,8 +79,7 @@ def load_weights(path: Path, *, check: bool = True) -> tuple[dict[str, torch.Ten
         raise WeightsError(
             f"{path.name} cannot be read as safetensors", found=str(error), remedy="Give another weights file"
         ) from error
-    facts = {key: json.loads(value) for key, value in header.items() if key != "format" and _is_json(value)}
-    return state, facts
+    return state, _facts(header.get("facts", ""))
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -144,9 +145,10 @@ def _link(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
-def _is_json(text: str) -> bool:
+def _facts(text: str) -> dict[str, Any]:
+    """Our facts in a header; none in a file from elsewhere."""
     try:
-        json.loads(text)
+        facts = json.loads(text)
     except ValueError:
-        return False
-    return True
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -87,10 +87,13 @@ def order(seed: int, epoch: int, strata: np.ndarray, sampling: str) -> np.ndarra
     return generator.choice(len(strata), size=len(strata), replace=True, p=weights / weights.sum())
 
 
-def batches(rows: np.ndarray, epoch: int, size: int) -> list[Batch]:
-    """An epoch cut into batches; a last batch of one image joins the one before (BatchNorm needs two)."""
+def batches(rows: np.ndarray, epoch: int, size: int, least: int = 2) -> list[Batch]:
+    """An epoch cut into batches; a last batch of fewer than `least` images joins the one before.
+
+    BatchNorm needs two images, and every process of a distributed run at least one.
+    """
     cut = [tuple(map(int, rows[start : start + size])) for start in range(0, len(rows), size)]
-    if len(cut) > 1 and len(cut[-1]) == 1:
+    if len(cut) > 1 and len(cut[-1]) < least:
         last = cut.pop()
         cut[-1] = (*cut[-1], *last)
     return [Batch(epoch, part) for part in cut]

@@ -26,10 +26,10 @@ from engine.runs.config import RunConfig
 from engine.runs.folder import COMPLETED, STOPPED, RunFolder
 from engine.runs.presets import Recipe, Stage
 from engine.runs.reporter import Reporter
-from engine.training import checkpoint, failures, frozen, models, objective
+from engine.training import checkpoint, distributed, failures, frozen, models, objective
 from engine.training.device import Device, choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table, softmax
-from engine.training.loading import Loader, TrainingImages, Waiting, batches, order
+from engine.training.loading import Batch, Loader, TrainingImages, Waiting, batches, order
 from engine.training.models import LoadedModel
 
 STATE_SCHEMA = 1
@@ -72,6 +72,9 @@ def train(folder: RunFolder, report: Reporter) -> str:
         if failure is None or failure is error:
             raise
         raise failure from error
+    finally:
+        if fit is not None:
+            fit.group.leave()
     return COMPLETED
 
 
@@ -79,24 +82,27 @@ def train(folder: RunFolder, report: Reporter) -> str:
 class Tally:
     """What an epoch's training steps add up to; part of the checkpoint."""
 
+    matrix: np.ndarray
     loss: float = 0.0
     images: int = 0
     seconds: float = 0.0
     waiting: float = 0.0
-    matrix: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, classes: int) -> Tally:
+        """Nothing yet; `matrix` counts (classes, classes), rows true, columns predicted."""
+        return cls(np.zeros((classes, classes), dtype=np.int64))
 
     def to_state(self) -> dict:
         state = {"loss": self.loss, "images": self.images, "seconds": self.seconds, "waiting": self.waiting}
-        return {**state, "matrix": None if self.matrix is None else self.matrix.tolist()}
+        return {**state, "matrix": self.matrix.tolist()}
 
     @classmethod
     def from_state(cls, state: dict) -> Tally:
-        matrix = state["matrix"]
-        return cls(**{**state, "matrix": None if matrix is None else np.array(matrix, dtype=np.int64)})
+        return cls(**{**state, "matrix": np.array(state["matrix"], dtype=np.int64)})
 
     def row(self) -> dict[str, float]:
         """The epoch's numbers as `metrics.jsonl` has them."""
-        assert self.matrix is not None
         return {
             "loss": self.loss / self.images,
             "accuracy": float(metrics.accuracy(self.matrix)),
@@ -110,8 +116,8 @@ class Tally:
 class Work:
     """How much of the run is done, in forward passes of one image."""
 
-    def __init__(self, total: float):
-        self.total, self.done = total, 0.0
+    def __init__(self, total: float, done: float = 0.0):
+        self.total, self.done = total, done
 
     @property
     def fraction(self) -> float:
@@ -161,7 +167,10 @@ class Fit:
     def __init__(self, folder: RunFolder, report: Reporter, config: RunConfig, recipe: Recipe):
         self.folder, self.report, self.config, self.recipe = folder, report, config, recipe
         self.where = "before the first step"
-        self.device: Device = choose(config.training.device, config.training.precision)
+        self.group = distributed.join()
+        given = config.training
+        self.device: Device = choose(distributed.local_device(given.device), given.precision)
+        report.status = replace(report.status, epochs=recipe.epochs)
         make_deterministic(recipe.mode == "exact")
         self.manifest = folder.manifest()
         self.parts = parts_of(self.manifest)
@@ -179,7 +188,7 @@ class Fit:
         self.epoch, self.step, self.stage_at = 1, 0, -1
         self.best: dict | None = None
         self.stale = 0
-        self.tally = Tally()
+        self.tally = Tally.of(len(self.manifest.classes))
         self.saved_at = time.monotonic()
 
     # -- the order of things ------------------------------------------------------------------
@@ -192,7 +201,7 @@ class Fit:
         """
         state = self._resume_state()
         self._pack()
-        self.work = Work(self._total_work())
+        self.work = Work(self._total_work(), self._work_before())
         while self.epoch <= self.recipe.epochs and not self._is_exhausted():
             self._enter_stage(state)
             state = None
@@ -215,6 +224,7 @@ class Fit:
         model = models.build(
             record, len(self.manifest.classes), given.pretrained, dropout=given.dropout, image_size=size
         )
+        model = self.group.synchronise_batchnorm(model, self.device)
         mean, std = models.statistics(model, given.pretrained)
         model.to(device=self.device.torch, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return LoadedModel(
@@ -224,7 +234,7 @@ class Fit:
             mean,
             std,
             size,
-            given.geometry,
+            given.geometry or self.recipe.geometry,
             self.device,
             self.recipe.tta,
         )
@@ -275,13 +285,14 @@ class Fit:
     def _forward_of(self, stage: Stage) -> Callable[[torch.Tensor], torch.Tensor]:
         if stage.views:
             return lambda feature: frozen.head_logits(self.model, feature, self.config.model.dropout)
-        network = self._compiled() if self.config.training.compile else self.model
+        network = self.group.wrap(self.model, self.device)
+        if self.config.training.compile:
+            network = self._compiled(network)
         return lambda images: network(self.loaded.normalise(images))
 
-    def _compiled(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _compiled(self, plain: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         """torch.compile, and the plain network where compiling fails."""
-        compiled = torch.compile(self.model)
-        plain = self.model
+        compiled = torch.compile(plain)
 
         def forward(pixels: torch.Tensor) -> torch.Tensor:
             nonlocal compiled
@@ -323,10 +334,10 @@ class Fit:
         _, stage = self.recipe.stage_of(self.epoch)
         models.train_mode(self.model, stage.trainable, self.recipe.freeze_batchnorm)
         rows = order(self.recipe.seed, self.epoch, self.strata, self.recipe.sampling)
-        wanted = batches(rows, self.epoch, self.recipe.batch_size)
+        wanted = batches(rows, self.epoch, self.recipe.batch_size, max(2, self.group.world))
         size = self.recipe.accumulate
         groups = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-        ahead = [batch for group in groups[self.step :] for batch in group]
+        ahead = [self._own(batch, stage) for group in groups[self.step :] for batch in group]
         source = Waiting((self.cached or self.loader).serve(ahead))
         began = time.perf_counter()
         waited = 0.0
@@ -343,6 +354,10 @@ class Fit:
             began, waited = now, source.seconds
             self._after_step(len(groups), rate, sum(len(batch.rows) for batch in group), stage)
 
+    def _own(self, batch: Batch, stage: Stage) -> Batch:
+        """This process' images of a batch; the head on cached features is trained by every process alike."""
+        return batch if stage.views else Batch(batch.epoch, tuple(self.group.share(batch.rows)))
+
     def _update(
         self, source: Iterator, images: int, parts: int, stage: Stage, updates_per_epoch: int
     ) -> float:
@@ -356,7 +371,8 @@ class Fit:
             pixels, targets = next(source)
             targets = targets.to(self.device.torch, non_blocking=True)
             total += self._backward(pixels, targets, images, stage)
-        if not np.isfinite(total):
+        (broken,) = self.group.any(not np.isfinite(total))
+        if broken:
             raise failures.not_a_number(self.epoch, self.step + 1)
         self.scaler.unscale_(self.optimizer)
         if self.recipe.clip:
@@ -368,7 +384,6 @@ class Fit:
         if self.ema is not None:
             self.ema.update(self.model, step=update)
         self.tally.loss += total
-        self.tally.images += images
         return rate
 
     def _backward(self, pixels: torch.Tensor, targets: torch.Tensor, images: int, stage: Stage) -> float:
@@ -381,15 +396,19 @@ class Fit:
             outputs = self.forward(pixels)
             each = self.loss(outputs.float(), mixed)
         loss = each.sum()
-        self.scaler.scale(loss / images).backward()
+        # The processes' gradients are averaged, but each has only its part of the update's images.
+        share = 1 if stage.views else self.group.world
+        self.scaler.scale(loss * share / images).backward()
         guess = outputs.detach().argmax(1).cpu().numpy()
         counts = confusion(targets.cpu().numpy(), guess, outputs.shape[1])
-        self.tally.matrix = counts if self.tally.matrix is None else self.tally.matrix + counts
+        self.tally.matrix += counts
+        self.tally.images += len(targets)
         return float(loss.detach())
 
     def _seed_step(self) -> None:
         """Dropout, stochastic depth and mixing of this step, whatever was drawn before."""
-        seed = sample_seed(self.recipe.seed, STEP_STREAM - self.epoch, self.step)
+        stream = self.step + self.group.rank * 1_000_000_007  # other images, other dropout
+        seed = sample_seed(self.recipe.seed, STEP_STREAM - self.epoch, stream)
         torch.manual_seed(seed)
         if self.mixer is not None:
             np.random.seed(seed % 2**32)  # timm draws from numpy's global state
@@ -410,11 +429,12 @@ class Fit:
             wait_share=tally.waiting / max(tally.seconds, 1e-9),
             memory_mb=self.device.memory_mb() if self.step % 20 == 1 else self._memory(),
         )
-        if self.report.stop_requested():
+        due = time.monotonic() - self.saved_at > SAVE_EVERY_S
+        stop, due = self.group.any(self.report.stop_requested(), due)
+        if stop or due:
             self._save()
+        if stop:
             raise StopRequested
-        if time.monotonic() - self.saved_at > SAVE_EVERY_S:
-            self._save()
 
     def _memory(self) -> float:
         return float(self.report.status.numbers.get("memory_mb", 0.0))
@@ -428,11 +448,20 @@ class Fit:
         row = self._val_row(values, part.targets, time.perf_counter() - began)
         assert self.optimizer is not None
         rate = max(group["lr"] for group in self.optimizer.param_groups)
-        self.report.metrics({"epoch": self.epoch, "split": "train", **self.tally.row(), "lr": rate})
+        tally = self._common_tally()
+        self.report.metrics({"epoch": self.epoch, "split": "train", **tally.row(), "lr": rate})
         self.report.metrics({"epoch": self.epoch, "split": "val", **row, "lr": rate})
         self._keep_if_best(row)
-        self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally()
+        self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally.of(len(self.manifest.classes))
         self._save()
+
+    def _common_tally(self) -> Tally:
+        """The epoch so far over all processes; where every process trains on everything, its own."""
+        if self.group.world == 1 or self.cached is not None:
+            return self.tally
+        sums = self.group.sum(np.array([self.tally.loss, self.tally.images, *self.tally.matrix.ravel()]))
+        matrix = sums[2:].astype(np.int64).reshape(self.tally.matrix.shape)
+        return replace(self.tally, loss=float(sums[0]), images=int(sums[1]), matrix=matrix)
 
     def _averaged(self) -> nn.Module:
         """The weights that are validated and kept: the moving average where there is one."""
@@ -455,7 +484,9 @@ class Fit:
             self._advance(cost, phase, position, total, began)
 
         size = max(self.recipe.batch_size, 16)
-        return logits(loaded, self._fetch, part.rows.tolist(), batch_size=size, progress=progress)
+        own = self.group.share(part.rows.tolist())
+        values = logits(loaded, self._fetch, own, batch_size=size, progress=progress)
+        return self.group.collect(values, len(part))
 
     def _val_row(self, values: np.ndarray, targets: np.ndarray, seconds: float) -> dict[str, float]:
         probs = softmax(values)
@@ -477,7 +508,7 @@ class Fit:
         if self.best is None or value > self.best["value"]:
             self.best = {"metric": name, "value": value, "epoch": self.epoch}
             self.stale = 0
-            facts = {**self.loaded.facts(), "epoch": self.epoch, "run_id": self.folder.id, name: value}
+            facts = {**self.loaded.facts(), "epoch": self.epoch, name: value}
             if self.report.writes:
                 checkpoint.save_weights(self.folder.best, self._averaged().state_dict(), facts)
             self.report.best(name, value, self.epoch)
@@ -487,6 +518,7 @@ class Fit:
     def _save(self) -> None:
         """Write everything a resume needs."""
         self.saved_at = time.monotonic()
+        tally = self._common_tally()
         if not self.report.writes:
             return
         assert self.optimizer is not None
@@ -503,7 +535,7 @@ class Fit:
             "scaler": self.scaler.state_dict(),
             "best": copy.copy(self.best),
             "stale": self.stale,
-            "tally": self.tally.to_state(),
+            "tally": tally.to_state(),
         }
         checkpoint.save_state(self.folder.last, state)
 
@@ -528,7 +560,8 @@ class Fit:
         self.model.load_state_dict(state["model"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.best, self.stale = state["best"], state["stale"]
-        self.tally = Tally.from_state(state["tally"])
+        if self.group.is_first:  # it counts for all
+            self.tally = Tally.from_state(state["tally"])
         print(f"Resuming in epoch {self.epoch} after step {self.step}.", flush=True)
         return state
 
@@ -559,7 +592,7 @@ class Fit:
         self.report.progress(
             phase, self.work.fraction, epoch=epoch, step=done, steps=total, images_per_s=rate
         )
-        if self.report.stop_requested():
+        if self.group.world == 1 and self.report.stop_requested():
             if self.optimizer is not None and self.epoch <= self.recipe.epochs and self.step:
                 self._save()
             raise StopRequested
@@ -572,14 +605,28 @@ class Fit:
         size = self.loaded.image_size
         return max(1, -(-height // size)) * max(1, -(-width // size))
 
+    def _stage_work(self, stage: Stage) -> tuple[float, float]:
+        """Forward passes of a stage: once at its beginning, and per epoch."""
+        train, val, views = len(self.parts["train"]), len(self.parts["val"]), self._views_per_image()
+        if stage.views:
+            return (stage.views * train + val) * views, 0.01 * train
+        return 0.0, TRAIN_COST * train + val * views
+
     def _total_work(self) -> float:
-        """Forward passes of the whole run, and those that a resumed run has behind it."""
-        train, val, test = (len(self.parts[name]) for name in SPLITS)
-        views = self._views_per_image()
-        total = (val + test) * views * (4 if self.recipe.tta else 1)
+        """Forward passes of the whole run."""
+        flips = 4 if self.recipe.tta else 1
+        total = (len(self.parts["val"]) + len(self.parts["test"])) * self._views_per_image() * flips
         for stage in self.recipe.stages:
-            if stage.views:
-                total += (stage.views * train + val) * views + stage.epochs * 0.01 * train
-            else:
-                total += stage.epochs * (TRAIN_COST * train + val * views)
+            once, each = self._stage_work(stage)
+            total += once + each * stage.epochs
         return max(total, 1.0)
+
+    def _work_before(self) -> float:
+        """What of it a resumed run has behind it."""
+        done, left = 0.0, self.epoch - 1
+        for stage in self.recipe.stages:
+            once, each = self._stage_work(stage)
+            epochs = min(left, stage.epochs)
+            done += each * epochs + (once if left >= stage.epochs else 0.0)
+            left -= epochs
+        return done

@@ -1,0 +1,239 @@
+"""A run from beginning to end, on a tiny network and tiny images."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_runs
+import torch
+
+from engine import files
+from engine.errors import EngineError, SplitError, WeightsError
+from engine.runs.reporter import Reporter
+from engine.training import checkpoint, loop
+from engine.training.evaluate import predict_images
+from engine.training.models import load_run_model
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data, tmp_path_factory):
+    tiny_runs.register()
+    folder = tiny_runs.make_run(tmp_path_factory.mktemp("finished"), tiny_data)
+    assert tiny_runs.fit(folder) == "completed"
+    return folder
+
+
+def test_a_run_writes_what_the_contract_promises(finished):
+    metrics = finished.metrics()
+    assert set(zip(metrics["epoch"], metrics["split"], strict=True)) == {
+        (epoch, split) for epoch in (1, 2) for split in ("train", "val")
+    }
+    assert metrics["loss"].notna().all()
+    for split in ("val", "test"):
+        table = finished.predictions(split)
+        assert len(table) == tiny_runs.COUNTS[split]
+        assert np.allclose(table["prob_benign"] + table["prob_malignant"], 1)
+    assert finished.status().best["metric"] == "accuracy"
+    assert finished.status().epochs == 2
+    for name in ("best.safetensors", "last.ckpt"):
+        path = finished.path / name
+        assert files.sha256(path) in checkpoint.sidecar(path).read_text()
+
+
+def test_predicting_files_gives_the_predictions_of_the_run(finished, tiny_data):
+    table = finished.predictions("test")
+    again = predict_images(load_run_model(finished), [tiny_data.absolute(name) for name in table["image_id"]])
+    assert again["image_id"].tolist() == table["image_id"].tolist()
+    assert np.abs(again["logit_malignant"] - table["logit_malignant"]).max() < 1e-5
+
+
+def test_the_loaded_model_knows_its_input(finished):
+    loaded = load_run_model(finished)
+    assert (loaded.image_size, loaded.geometry, loaded.classes) == (32, "square", ("benign", "malignant"))
+    assert not loaded.model.training
+    pixels = loaded.normalise(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+    assert pixels.shape == (1, 3, 32, 32)
+    assert torch.allclose(pixels[0, :, 0, 0], -torch.tensor(loaded.mean) / torch.tensor(loaded.std))
+
+
+def test_a_flipped_byte_in_the_weights_is_refused(finished, tmp_path):
+    data = bytearray(finished.best.read_bytes())
+    data[-5] ^= 1
+    finished_copy = finished.path.with_name(finished.path.name[:-1] + "f")
+    finished_copy.mkdir()
+    for name in ("config.json", "status.json", "best.safetensors.sha256"):
+        (finished_copy / name).write_bytes((finished.path / name).read_bytes())
+    (finished_copy / "best.safetensors").write_bytes(data)
+    with pytest.raises(WeightsError) as caught:
+        load_run_model(type(finished)(finished_copy))
+    assert caught.value.kind == "damaged"
+
+
+def test_a_run_without_a_checkpoint_says_so(make_run):
+    with pytest.raises(WeightsError) as caught:
+        load_run_model(make_run())
+    assert caught.value.kind == "missing"
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(finished, make_run):
+    same, other = make_run(), make_run(training__seed=1)
+    for folder in (same, other):
+        tiny_runs.fit(folder)
+    assert tiny_runs.outcome(same) == tiny_runs.outcome(finished)
+    assert tiny_runs.outcome(other)["weights"] != tiny_runs.outcome(finished)["weights"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "geometry", "stops"),
+    [
+        ("study-as-run", "square", (7, 4, 9)),
+        ("modern", "tiles", (8, 13)),
+        ("quick", "letterbox", (3, 40)),
+        ("study-as-described", "square", (60,)),
+    ],
+)
+def test_a_stopped_and_resumed_run_ends_bit_identical(make_run, recipe, geometry, stops):
+    options = {"training__recipe": recipe, "model__geometry": geometry, "training__epochs": 2}
+    whole, broken = make_run(**options), make_run(**options)
+    assert tiny_runs.fit(whole) == "completed"
+    for at in stops:
+        assert tiny_runs.fit(broken, tiny_runs.StopAt(broken, at)) == "stopped"
+    assert tiny_runs.fit(broken) == "completed"
+    assert tiny_runs.outcome(broken) == tiny_runs.outcome(whole)
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(make_run):
+    whole, broken = make_run(), make_run()
+    tiny_runs.fit(whole)
+    tiny_runs.fit(broken, tiny_runs.StopAt(broken, 30))
+    broken.last.write_bytes(broken.last.read_bytes()[:-7] + b"damaged")
+    assert checkpoint.previous(broken.last).is_file()
+    assert tiny_runs.fit(broken) == "completed"
+    assert tiny_runs.outcome(broken) == tiny_runs.outcome(whole)
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(make_run):
+    folder = make_run()
+    tiny_runs.fit(folder, tiny_runs.StopAt(folder, 40))
+    record = json.loads((folder.path / "config.json").read_text())
+    record["training"]["lr"] = 0.5
+    files.write_json(folder.path / "config.json", record)
+    with pytest.raises(WeightsError) as caught:
+        tiny_runs.fit(folder)
+    assert caught.value.kind == "settings"
+
+
+def test_half_the_batch_and_twice_the_accumulation_is_the_same_training(make_run):
+    options = {
+        "details": {"recipe": {"label_smoothing": 0.0}},
+        "training__augmentation": "none",
+        "model__dropout": 0.0,
+        "training__epochs": 1,
+        "training__lr": 1e-5,
+    }
+    whole = make_run(**options, training__batch_size=4)
+    halves = make_run(**options, training__batch_size=2, training__accumulate=2)
+    for folder in (whole, halves):
+        tiny_runs.fit(folder)
+    difference = whole.predictions("test")["logit_benign"] - halves.predictions("test")["logit_benign"]
+    assert difference.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mixup": 0.2, "cutmix": 1.0},
+        {"loss": "focal", "class_weights": True},
+        {"freeze_batchnorm": False, "ema": 0.9, "clip": 0.5},
+    ],
+)
+def test_every_option_of_a_recipe_trains_and_resumes(make_run, options):
+    whole, broken = make_run(details={"recipe": options}), make_run(details={"recipe": options})
+    tiny_runs.fit(whole)
+    tiny_runs.fit(broken, tiny_runs.StopAt(broken, 12))
+    tiny_runs.fit(broken)
+    assert tiny_runs.outcome(broken) == tiny_runs.outcome(whole)
+
+
+def test_early_stopping_ends_after_its_patience(make_run):
+    folder = make_run(training__epochs=30, training__patience=2, training__lr=1e-12)
+    tiny_runs.fit(folder)
+    last = folder.metrics()["epoch"].max()
+    assert last == folder.status().best["epoch"] + 2
+    assert folder.predicted_splits() == ("val", "test")
+
+
+# -- failures ------------------------------------------------------------------------------------------
+
+
+def failure_of(folder) -> EngineError:
+    with pytest.raises(EngineError) as caught:
+        tiny_runs.fit(folder)
+    return caught.value
+
+
+def test_memory_exhausted_offers_half_the_batch(make_run, monkeypatch):
+    def exhausted(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(loop.Fit, "_backward", exhausted)
+    error = failure_of(make_run())
+    assert error.kind == "out_of_memory"
+    assert "--batch-size 2 --accumulate 2" in error.remedy
+    assert "epoch 1, step 1" in error.found
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_checkpoint(make_run, monkeypatch):
+    real = loop.Fit._backward
+
+    def broken(self, *given):
+        value = real(self, *given)
+        return float("nan") if (self.epoch, self.step) == (2, 1) else value
+
+    monkeypatch.setattr(loop.Fit, "_backward", broken)
+    folder = make_run()
+    error = failure_of(folder)
+    assert error.kind == "nan_loss"
+    assert "epoch 2, step 2" in error.found
+    state = checkpoint.load_state(folder.last)
+    assert (state["epoch"], state["step"]) == (2, 0)
+
+
+def test_a_diverging_run_fails_as_nan_loss(make_run):
+    assert failure_of(make_run(training__lr=1.0, training__epochs=40)).kind in ("nan_loss", "predictions")
+
+
+def test_a_full_disk_is_named(make_run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "last.ckpt")
+
+    monkeypatch.setattr(checkpoint, "save_state", full)
+    assert failure_of(make_run()).kind == "disk_full"
+
+
+def test_a_corrupt_image_is_named(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    manifest = tiny_runs.write_images(root)
+    (root / "train_3.png").write_bytes((root / "train_3.png").read_bytes()[:300])
+    error = failure_of(tiny_runs.make_run(tmp_path / "runs", manifest))
+    assert "train_3.png" in str(error)
+    assert error.remedy
+
+
+def test_a_class_missing_from_validation_is_named(tiny_data, tmp_path):
+    table = tiny_data.table[(tiny_data.table["split"] != "val") | (tiny_data.table["label"] == "benign")]
+    with pytest.raises(SplitError, match="val part has no image of class malignant"):
+        loop.parts_of(tiny_data.with_table(pd.DataFrame(table)))
+
+
+def test_progress_grows_to_the_end(make_run):
+    folder = make_run()
+    seen = []
+    report = Reporter(folder, listener=lambda status: seen.append(status.progress))
+    tiny_runs.fit(folder, report)
+    assert seen == sorted(seen)
+    assert seen[-1] > 0.5
