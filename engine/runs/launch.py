@@ -31,6 +31,8 @@ from engine.runs.folder import (
     RESUMABLE,
     STARTING,
     STOPPED,
+    UNKNOWN,
+    WORKING,
     RunFolder,
     Status,
     create,
@@ -238,7 +240,8 @@ def stop(folder: RunFolder, *, kill: bool = False) -> str:
         RunError: it is not active, the folder cannot be written, or (kill) its process cannot be found.
     """
     state = folder.state()
-    if state not in ACTIVE:
+    lost = state == UNKNOWN and folder.status().state in WORKING  # a cluster out of reach
+    if state not in ACTIVE and not lost:
         raise RunError(
             f"The run {folder.name} is not active",
             found=f"state {state}",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ sys.path.insert(0, str(HERE.parents[2]))
 
 from engine import files  # noqa: E402 - run as a script, the root is not on the path
 from engine.runs import supervisor, worker  # noqa: E402
-from engine.runs.executors import local  # noqa: E402
+from engine.runs.executors import CLUSTER_FILE, local  # noqa: E402
 
 
 def job(folder, report) -> str:
@@ -75,6 +76,11 @@ def main(command: str, path: str, idle_s: str = "1.0") -> int:
     local.worker_command = worker_command
     supervisor.LOOK_EVERY_S = 0.05
     supervisor.TROUBLE_WAIT_S = 0.2
+    if (Path(path) / CLUSTER_FILE).exists():
+        from engine.runs.executors import ray
+
+        ray.LOOK_EVERY_S = 0.5
+        ray.entrypoint = lambda cluster, folder: shlex.join(worker_command(folder))
     if command == "work":
         return worker.work(Path(path))
     return supervisor.supervise(Path(path), float(idle_s))

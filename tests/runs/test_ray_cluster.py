@@ -1,0 +1,155 @@
+"""The cluster executor against a real Ray of two nodes on this machine.
+
+Needs the command `ray` (requirements-cluster.txt); the workers need none.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from engine.runs import launch
+from engine.runs.executors import local, ray
+from engine.runs.executors.ray import Cluster
+from engine.runs.queue import Queue
+
+RAY = shutil.which("ray") or shutil.which("ray", path=str(Path(sys.executable).parent))
+TOKEN = "token-of-the-test"
+PORT, DASHBOARD = 27379, 28265
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(RAY is None, reason="ray is not installed (pip install -r requirements-cluster.txt)"),
+]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    """A head and a second node, one core each; token required."""
+    # Sockets live below it, and their paths may not exceed 107 characters.
+    place = Path("/tmp") / f"ray{os.getpid()}"
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(place),
+    }
+
+    def start(*words: str) -> None:
+        common = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=80000000"]
+        done = subprocess.run(
+            [str(RAY), "start", *words, *common], env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    before = {process.pid for process in psutil.process_iter()}
+    head = (f"--port={PORT}", f"--dashboard-port={DASHBOARD}", "--dashboard-host=127.0.0.1")
+    try:
+        start("--head", *head, f"--temp-dir={place}", "--disable-usage-stats")
+        start(f"--address=127.0.0.1:{PORT}")
+        yield f"http://127.0.0.1:{DASHBOARD}"
+    finally:
+        for process in psutil.process_iter():  # `ray stop` would stop everybody's
+            try:
+                ours = process.pid not in before and str(place) in " ".join(process.cmdline())
+                if ours:
+                    process.kill()
+            except psutil.Error:
+                continue
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(machine, nodes, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    ray.connect(machine.runs, Cluster(nodes, python=sys.executable))
+    jobs = ray.Jobs(ray.cluster_of(machine.runs))
+    machine.until(lambda: jobs.room(ray.cluster_of(machine.runs)) == (2, 2), 120)
+    return machine
+
+
+def start(machine, name, **details):
+    run = machine.run(name, **details)
+    run.write_status(ray.Status(executor="ray").moved("queued"))
+    launch.enqueue(run)
+    return run
+
+
+def node_of(address, run):
+    answer = requests.get(
+        f"{address}/api/jobs/{run.status().submission}",
+        headers={"Authorization": f"Bearer {TOKEN}"},
+        timeout=10,
+    )
+    return answer.json().get("driver_node_id")
+
+
+def test_two_nodes_work_stop_resume_and_survive_the_loss_of_one(cluster, nodes, monkeypatch):
+    machine = cluster
+    began = time.monotonic()
+    checks = ray.check_up(machine.runs)
+    assert all(check.good for check in checks[:4]), checks
+    assert [check.name for check in checks[:4]] == ["reachable", "room", "shared folder", "locks"]
+    print(f"checked up in {time.monotonic() - began:.1f} s: {[check.found for check in checks]}")
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
+    (refused,) = ray.check_up(machine.runs)
+    assert refused.name == "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+
+    # Three runs on two nodes: two at once, on different nodes, the third when there is room.
+    runs = [start(machine, f"run {number}", steps=40, step_s=0.25) for number in range(3)]
+    machine.until(lambda: sum(run.state() == "running" for run in runs) == 2, 120)
+    running = [run for run in runs if run.state() == "running"]
+    assert len({node_of(nodes, run) for run in running}) == 2
+    ray.submit(running[0])  # a second time: the head answers 500, and it counts as submitted
+    (waiting,) = [run for run in runs if run not in running]
+    assert waiting.state() == "queued"
+
+    launch.stop(running[0])
+    machine.until_state(running[0], "stopped", timeout_s=60)
+    for run in (running[1], waiting):
+        machine.until_state(run, "completed", timeout_s=180)
+        assert machine.steps(run) == list(range(1, 41))
+    launch.resume(running[0])
+    machine.until_state(running[0], "completed", timeout_s=120)
+    assert machine.steps(running[0]) == list(range(1, 41))
+    assert running[0].status().submission.endswith(".2")
+
+    # A node is lost: the run is interrupted, says so, and goes on elsewhere by itself if that is wanted.
+    launch.auto_resume(machine.runs, True)
+    pair = [start(machine, f"pair {number}", steps=60, step_s=0.25) for number in range(2)]
+    machine.until(lambda: all(run.state() == "running" for run in pair), 120)
+    lose_the_second_node(machine)
+    for run in pair:
+        machine.until_state(run, "completed", timeout_s=240)
+        assert machine.steps(run)[-1] == 60
+    moved = [run for run in pair if run.status().submission.endswith(".2")]
+    assert len(moved) == 1
+    states = [state for state, _ in moved[0].status().history]
+    assert "failed" not in states
+    machine.until(lambda: not Queue(machine.runs).entries(), 60)
+
+
+def lose_the_second_node(machine) -> None:
+    """`kill -9` everything of the node that is not the head, as a power cut would."""
+    raylets = [process for process in psutil.process_iter() if process.name() == "raylet"]
+    second = max(
+        (process for process in raylets if f"{os.getpid()}" in " ".join(process.cmdline())),
+        key=lambda process: process.create_time(),
+    )
+    family = [second, *second.children(recursive=True)]
+    jobs = {process.pid for process in machine.processes("work")}
+    for process in [*family, *[child for child in family if child.pid in jobs]]:
+        try:
+            process.kill()
+        except psutil.Error:
+            continue
+    assert local.ROOT.is_dir()
