@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 # Streamlit puts only dashboard/ on the path; the pages and the engine lie one floor up.
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,7 +14,7 @@ if str(ROOT) not in sys.path:
 
 import streamlit as st  # noqa: E402
 
-from dashboard import places, widgets  # noqa: E402
+from dashboard import gate, places, widgets  # noqa: E402
 from engine.errors import EngineError  # noqa: E402
 
 # file -> (title, icon, group); the group "" is routable but not listed.
@@ -31,7 +32,7 @@ PAGES = {
 }
 
 
-def route() -> st.Page:
+def route(position: Literal["sidebar", "hidden"] = "sidebar") -> st.Page:
     """The pages whose files exist, grouped."""
     groups: dict[str, list] = {}
     for name, (title, icon, group) in PAGES.items():
@@ -46,7 +47,7 @@ def route() -> st.Page:
             visibility="visible" if group else "hidden",
         )
         groups.setdefault(group or "Training", []).append(page)
-    return st.navigation(groups, expanded=True)
+    return st.navigation(groups, expanded=True, position=position)
 
 
 st.set_page_config(
@@ -55,12 +56,16 @@ st.set_page_config(
     layout="wide",
     initial_sidebar_state="expanded",
 )
+gate.serve()
 widgets.style()
 page = route()
+if not gate.shows_navigation(page):
+    page = route("hidden")
 with st.sidebar:
     st.caption("Research use only. Not for diagnosis.")
 try:
-    page.run()
+    if gate.admit(page):
+        page.run()
 except EngineError as error:
     widgets.show_error(error)
 finally:

@@ -42,7 +42,7 @@ from engine.analysis.metrics import outcome
 from engine.report import words
 from engine.report.checklist import answered
 from engine.report.contents import HEADLINE, Contents, Flow, Group, Picture, powers
-from engine.report.figures import blend, readable_on, SEQUENTIAL
+from engine.report.figures import SEQUENTIAL, blend, readable_on
 from engine.report.flow import SIDES, flow_lines
 from engine.report.plots import run_colours
 
@@ -100,8 +100,12 @@ def styles() -> dict[str, ParagraphStyle]:
         "body": body,
         "title": style("title", fontName=bold, fontSize=18, leading=23, spaceAfter=3),
         "by": style("by", textColor=FAINT, spaceAfter=6),
-        "h2": style("h2", fontName=bold, fontSize=13, leading=17, spaceBefore=14, spaceAfter=5, keepWithNext=1),
-        "h3": style("h3", fontName=bold, fontSize=10, leading=14, spaceBefore=8, spaceAfter=3, keepWithNext=1),
+        "h2": style(
+            "h2", fontName=bold, fontSize=13, leading=17, spaceBefore=14, spaceAfter=5, keepWithNext=1
+        ),
+        "h3": style(
+            "h3", fontName=bold, fontSize=10, leading=14, spaceBefore=8, spaceAfter=3, keepWithNext=1
+        ),
         "cell": style("cell", fontSize=7, leading=9.2),
         "head": style("head", fontName=bold, fontSize=7, leading=9.2),
         "small": style("small", fontSize=7.5, leading=10.5, textColor=FAINT),
@@ -123,7 +127,9 @@ def _table(
     total = sum(shares)
     cells = [[_p(name, "head") for name in header]] if any(header) else []
     cells += [[_p(_ESTIMATE.sub(r"\1\n\2", str(value)), "cell") for value in row] for row in rows]
-    table = Table(cells, colWidths=[WIDTH * share / total for share in shares], repeatRows=1 if any(header) else 0)
+    table = Table(
+        cells, colWidths=[WIDTH * share / total for share in shares], repeatRows=1 if any(header) else 0
+    )
     look = [
         ("VALIGN", (0, 0), (-1, -1), "TOP"),
         ("LINEBELOW", (0, 0), (-1, -1), 0.4, EDGE),
@@ -268,7 +274,10 @@ def _scores(contents: Contents, group: Group) -> list[Flowable]:
     drawn = _roc(contents, group)
     if drawn is not None:
         parts.append(KeepTogether([_p("ROC curves", "h3"), drawn]))
-    parts += [_p("How each interval was made", "h3"), *[_p(f"• {line}", "small") for line in words.score_notes(group)]]
+    parts += [
+        _p("How each interval was made", "h3"),
+        *[_p(f"• {line}", "small") for line in words.score_notes(group)],
+    ]
     return parts
 
 
@@ -295,7 +304,9 @@ def _errors(contents: Contents) -> list[Flowable]:
 
 
 def _pictures(pictures: Sequence[Picture]) -> list[Flowable]:
-    rows = [[_picture(picture) for picture in pictures[start : start + 3]] for start in range(0, len(pictures), 3)]
+    rows = [
+        [_picture(picture) for picture in pictures[start : start + 3]] for start in range(0, len(pictures), 3)
+    ]
     tables: list[Flowable] = []
     for row in rows:
         cells = [*row, *[""] * (3 - len(row))]
@@ -312,7 +323,9 @@ def _picture(picture: Picture) -> list[Flowable]:
         each = width / len(shots) - 2
         image.drawHeight, image.drawWidth = each * image.imageHeight / image.imageWidth, each
         images.append(image)
-    said = ", ".join(f"{name}: {guess} {probability:.2f}" for name, guess, probability in picture.verdicts[:4])
+    said = ", ".join(
+        f"{name}: {guess} {probability:.2f}" for name, guess, probability in picture.verdicts[:4]
+    )
     return [
         Table([images], style=[("LEFTPADDING", (0, 0), (-1, -1), 0), ("RIGHTPADDING", (0, 0), (-1, -1), 2)]),
         _p(f"{picture.image_id}; truly {picture.label}", "cell"),
@@ -344,7 +357,15 @@ def _checklist(contents: Contents) -> list[Flowable]:
 
 def _string(x: float, y: float, value: object, size: float = 7, **more: Any) -> String:
     bold = more.pop("bold", False)
-    return String(x, y, plain(value), fontName=fonts()[1 if bold else 0], fontSize=size, fillColor=more.pop("color", INK), **more)
+    return String(
+        x,
+        y,
+        plain(value),
+        fontName=fonts()[1 if bold else 0],
+        fontSize=size,
+        fillColor=more.pop("color", INK),
+        **more,
+    )
 
 
 def _fit(value: str, size: float, width: float) -> str:
@@ -377,7 +398,14 @@ def _flow(flow: Flow) -> Drawing:
 
 
 def _box(
-    drawing: Drawing, x: float, y: float, width: float, height: float, title: str, lines: list[str], fill: Color
+    drawing: Drawing,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    title: str,
+    lines: list[str],
+    fill: Color,
 ) -> None:
     drawing.add(Rect(x, y, width, height, rx=4, ry=4, fillColor=fill, strokeColor=ACCENT, strokeWidth=0.7))
     drawing.add(_string(x + 7, y + height - 13, title, 8.5, bold=True))
@@ -414,16 +442,30 @@ def _forest(contents: Contents, group: Group) -> Drawing:
         drawing.add(Line(x, 20, x, height - 4, strokeColor=EDGE, strokeWidth=0.5))
         drawing.add(_string(x, 10, f"{tick:.1f}", 7, color=FAINT, textAnchor="middle"))
     if np.isfinite(base):
-        drawing.add(Line(place(base), 20, place(base), height - 4, strokeColor=LEAK, strokeWidth=0.8, strokeDashArray=[3, 2]))
+        drawing.add(
+            Line(
+                place(base),
+                20,
+                place(base),
+                height - 4,
+                strokeColor=LEAK,
+                strokeWidth=0.8,
+                strokeDashArray=[3, 2],
+            )
+        )
         drawing.add(_string(place(base) + 3, height - 8, "always the commonest class", 6, color=LEAK))
     for index, (entry, one) in enumerate(zip(entries, estimates, strict=True)):
         y = height - 18 - step * index
         colour = HexColor(colours[entry.id])
-        drawing.add(_string(left - 8, y - 2.5, _fit(contents.names[entry.id], 7, left - 12), 7, textAnchor="end"))
+        drawing.add(
+            _string(left - 8, y - 2.5, _fit(contents.names[entry.id], 7, left - 12), 7, textAnchor="end")
+        )
         if np.isfinite(one.low + one.high):
             drawing.add(Line(place(one.low), y, place(one.high), y, strokeColor=colour, strokeWidth=1.6))
         if np.isfinite(one.value):
-            drawing.add(Rect(place(one.value) - 3, y - 3, 6, 6, rx=3, ry=3, fillColor=colour, strokeColor=white))
+            drawing.add(
+                Rect(place(one.value) - 3, y - 3, 6, 6, rx=3, ry=3, fillColor=colour, strokeColor=white)
+            )
         drawing.add(_string(right + 8, y - 2.5, one.short, 7))
     return drawing
 
@@ -437,8 +479,12 @@ def _roc(contents: Contents, group: Group) -> Drawing | None:
     drawing.add(Rect(left, bottom, side, side, fillColor=None, strokeColor=EDGE))
     drawing.add(Line(left, bottom, left + side, bottom + side, strokeColor=EDGE, strokeDashArray=[2, 2]))
     for tick in (0, 0.5, 1):
-        drawing.add(_string(left + side * tick, bottom - 10, f"{tick:g}", 7, color=FAINT, textAnchor="middle"))
-        drawing.add(_string(left - 5, bottom + side * tick - 2.5, f"{tick:g}", 7, color=FAINT, textAnchor="end"))
+        drawing.add(
+            _string(left + side * tick, bottom - 10, f"{tick:g}", 7, color=FAINT, textAnchor="middle")
+        )
+        drawing.add(
+            _string(left - 5, bottom + side * tick - 2.5, f"{tick:g}", 7, color=FAINT, textAnchor="end")
+        )
     drawing.add(_string(left + side / 2, 4, "1 - specificity (sensitivity upwards)", 7, textAnchor="middle"))
     for index, entry in enumerate(group.comparison.entries):
         table = curves.roc(outcome(aligned.tables[entry.id]))
@@ -482,15 +528,44 @@ def _matrix_row(
         matrix = confusion.get(column, [])
         for true, row in enumerate(matrix):
             if position == 0:
-                drawing.add(_string(x - 4, (size - true - 0.5) * cell - 2, classes[true][:9], 6, color=FAINT, textAnchor="end"))
+                drawing.add(
+                    _string(
+                        x - 4,
+                        (size - true - 0.5) * cell - 2,
+                        classes[true][:9],
+                        6,
+                        color=FAINT,
+                        textAnchor="end",
+                    )
+                )
             total = sum(row)
             for guess, count in enumerate(row):
                 fill = blend(SEQUENTIAL, count / total if total else 0.0)
                 y = (size - 1 - true) * cell
-                drawing.add(Rect(x + guess * cell, y, cell, cell, fillColor=HexColor(fill), strokeColor=white))
+                drawing.add(
+                    Rect(x + guess * cell, y, cell, cell, fillColor=HexColor(fill), strokeColor=white)
+                )
                 if size <= 4:
-                    drawing.add(_string(x + (guess + 0.5) * cell, y + cell / 2 - 2.5, f"{count:,}", 7, color=HexColor(readable_on(fill)), textAnchor="middle"))
+                    drawing.add(
+                        _string(
+                            x + (guess + 0.5) * cell,
+                            y + cell / 2 - 2.5,
+                            f"{count:,}",
+                            7,
+                            color=HexColor(readable_on(fill)),
+                            textAnchor="middle",
+                        )
+                    )
         for guess, label in enumerate(classes):
             if size <= 2:
-                drawing.add(_string(x + (guess + 0.5) * cell, size * cell + 4, f"{label[:3]}.", 5.5, color=FAINT, textAnchor="middle"))
+                drawing.add(
+                    _string(
+                        x + (guess + 0.5) * cell,
+                        size * cell + 4,
+                        f"{label[:3]}.",
+                        5.5,
+                        color=FAINT,
+                        textAnchor="middle",
+                    )
+                )
     return drawing

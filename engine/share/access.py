@@ -68,11 +68,16 @@ def serve(finder: Callable[[], Actor] | None) -> None:
 def actor() -> Actor:
     """Whoever asks now. In a server whose finder fails: a viewer, never an editor."""
     if _finder is None:
-        return Actor(_login_name(), EDITOR)
+        return local_actor()
     try:
         return _finder()
     except Exception as error:  # a question that cannot be answered must not open a door
         return Actor("unknown", NOBODY, f"Who is asking could not be found out ({type(error).__name__})")
+
+
+def local_actor() -> Actor:
+    """Whoever runs this program in a terminal."""
+    return Actor(_login_name(), EDITOR)
 
 
 def _login_name() -> str:
@@ -217,7 +222,7 @@ def without_login(headers: Mapping[str, str], peer: str | None, forced: str = ""
     proxied = [name for name in PROXY_HEADERS if known.get(name)]
     hosts = [known.get("host", ""), urlsplit(known.get("origin", "")).netloc]
     if not proxied and is_loopback(peer) and all(_is_local_host(host) for host in hosts if host):
-        return Actor(_login_name(), EDITOR)
+        return local_actor()
     return Actor(
         str(peer or "visitor")[:80],
         VIEWER,

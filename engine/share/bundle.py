@@ -31,7 +31,7 @@ from typing import IO, Any
 
 from engine import files
 from engine.errors import EngineError, RunError, ShareError, shorten
-from engine.runs.config import KINDS, RunConfig
+from engine.runs.config import KINDS
 from engine.runs.folder import (
     COMPLETED,
     FINISHED,
@@ -59,7 +59,9 @@ CARRIED = (
 )
 MADE = ("card.md", "environment.json")
 NEEDED = ("config.json", "status.json")
-_NAME = re.compile(rf"runs/({ID_PATTERN.pattern})/({'|'.join(re.escape(name) for name in (*CARRIED, *MADE))})")
+_NAME = re.compile(
+    rf"runs/({ID_PATTERN.pattern})/({'|'.join(re.escape(name) for name in (*CARRIED, *MADE))})"
+)
 MAX_FILES = 64 * (len(CARRIED) + len(MADE))
 MAX_BYTES = 8_000_000_000
 MAX_RECORD = 4_000_000
@@ -159,7 +161,10 @@ def _made_files(folder: RunFolder) -> dict[str, bytes]:
     record = folder.record()
     root = str(record.get("data", {}).get("root") or "")
     # A path says who and where: only the last folder's name travels.
-    record = {**record, "data": {**record.get("data", {}), "root": PurePosixPath(root.replace("\\", "/")).name}}
+    record = {
+        **record,
+        "data": {**record.get("data", {}), "root": PurePosixPath(root.replace("\\", "/")).name},
+    }
     environment = {"run": record.get("provenance") or {}, "bundle": provenance()}
     return {
         "config.json": _json(record),
@@ -271,7 +276,10 @@ def read_bundle(
 
 def _refuse(message: str, found: str = "", kind: str = "bundle") -> ShareError:
     return ShareError(
-        message, found=found or None, remedy="Nothing was imported; ask for a bundle made by this program", kind=kind
+        message,
+        found=found or None,
+        remedy="Nothing was imported; ask for a bundle made by this program",
+        kind=kind,
     )
 
 
@@ -281,12 +289,26 @@ def _opened(source: Any) -> Iterator[zipfile.ZipFile]:
         archive = zipfile.ZipFile(source)
     except FileNotFoundError as error:
         raise ShareError("There is no such file", found=str(source), remedy="Check the path") from error
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OverflowError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        NotImplementedError,
+        EOFError,
+        OverflowError,
+        struct.error,
+    ) as error:
         raise _refuse("This file is not a bundle", str(error)) from error
     with archive:
         try:
             yield archive
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error, struct.error) as error:
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            EOFError,
+            RuntimeError,
+            zlib.error,
+            struct.error,
+        ) as error:
             raise _refuse("The bundle is damaged", str(error)) from error
 
 
@@ -300,7 +322,9 @@ def _checked_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         raise _refuse("The bundle holds two files of one name")
     foreign = [name for name in names if name != RECORD and not _NAME.fullmatch(name)]
     if foreign:
-        raise _refuse("The bundle holds files that do not belong in one", shorten([repr(name[:80]) for name in foreign]))
+        raise _refuse(
+            "The bundle holds files that do not belong in one", shorten([repr(name[:80]) for name in foreign])
+        )
     for info in infos:
         mode = info.external_attr >> 16
         if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
@@ -310,7 +334,9 @@ def _checked_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise _refuse("The bundle is compressed in an unknown way", info.filename)
         if info.file_size > 10_000_000 and info.file_size > MAX_RATIO * max(info.compress_size, 1):
-            raise _refuse("The bundle unpacks to far more than it holds", f"{info.filename}: {info.file_size:,} bytes")
+            raise _refuse(
+                "The bundle unpacks to far more than it holds", f"{info.filename}: {info.file_size:,} bytes"
+            )
         if info.filename.endswith((".json", ".jsonl", ".md")) and info.file_size > MAX_JSON:
             raise _refuse("A file in the bundle is too large", f"{info.filename}: {info.file_size:,} bytes")
     total = sum(info.file_size for info in infos)
@@ -420,7 +446,9 @@ def _write_status(folder: RunFolder) -> None:
     """The state as it ended; nothing of another machine's process is kept."""
     status = folder.status()
     state = status.state if status.state in FINISHED else COMPLETED
-    folder.write_status(replace(status, state=state, worker={}) if status.history else Status(progress=1.0).moved(state))
+    folder.write_status(
+        replace(status, state=state, worker={}) if status.history else Status(progress=1.0).moved(state)
+    )
 
 
 def _check_manifest(folder: RunFolder) -> None:
@@ -442,7 +470,9 @@ def check_safetensors(source: Path) -> None:
     with open(source, "rb") as file:
         head = file.read(2)
     if head[:1] == b"\x80" or head == b"PK":
-        raise _refuse("The weights in the bundle are a pickle", "a torch file renamed to .safetensors", "pickle")
+        raise _refuse(
+            "The weights in the bundle are a pickle", "a torch file renamed to .safetensors", "pickle"
+        )
     try:
         with safe_open(source, framework="numpy") as weights:
             names = list(weights.keys())

@@ -46,7 +46,12 @@ def freeze(
     """
     access.require_editor("share views")
     contents = collect(folders, title=title, author=author, split=split, pictures=pictures, progress=progress)
-    source = {"page": "compare", "runs": [run.id for run in contents.runs], "split": split, "pictures": pictures}
+    source = {
+        "page": "compare",
+        "runs": [run.id for run in contents.runs],
+        "split": split,
+        "pictures": pictures,
+    }
     return views.create(
         folders[0].runs, parts_of(contents), title=title, author=author, note=note,
         expires_in_days=expires_in_days, source=source,
@@ -105,7 +110,9 @@ def parts_of(contents: Contents) -> list[Part]:
         parts.append(Part("table", contents.errors.round(4), "Images that most runs get wrong"))
     for picture in contents.pictures:
         said = "; ".join(f"{name}: {guess} {p:.3f}" for name, guess, p in picture.verdicts[:6])
-        parts.append(Part("image", picture.image, picture.image_id, f"Truly {picture.label}. {said}", picture.image_id))
+        parts.append(
+            Part("image", picture.image, picture.image_id, f"Truly {picture.label}. {said}", picture.image_id)
+        )
     parts.append(Part("text", "\n".join(words.limits(contents)), "Limits"))
     parts.append(Part("facts", words.versions(contents), "Versions"))
     caption = "Probability per image and run, as it was when this view was frozen."
@@ -132,7 +139,12 @@ def _figure(shown: plots.Shown) -> Part:
 
 def _split_facts(flow: Any) -> list[tuple[str, str]]:
     sides = [
-        (side, "; ".join(f"{images:,} {label} of {cases} cases" for label, (images, cases, _) in classes.items()))
+        (
+            side,
+            "; ".join(
+                f"{images:,} {label} of {cases} cases" for label, (images, cases, _) in classes.items()
+            ),
+        )
         for side, classes in flow.counts.items()
     ]
     return [

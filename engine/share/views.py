@@ -311,7 +311,9 @@ def _record(runs: Path, view_id: str) -> View:
     record = files.read_json(folder / RECORD)
     if record is None or int(record.get("schema", 0)) != SCHEMA or record.get("id") != folder.name:
         raise ShareError(
-            "This shared view is damaged", remedy="Ask whoever sent the link to freeze it again", kind="damaged"
+            "This shared view is damaged",
+            remedy="Ask whoever sent the link to freeze it again",
+            kind="damaged",
         )
     known = {name: record[name] for name in View.__dataclass_fields__ if name in record}
     known["parts"] = tuple(part for part in record.get("parts", ()) if isinstance(part, dict))
@@ -344,7 +346,9 @@ def read_file(runs: Path, view: View, part: Mapping[str, Any]) -> bytes:
     name = str(part.get("file") or "")
     folder = locate(runs, view.id)
     path = folder / name
-    good = FILE_PATTERN.fullmatch(name) and path.is_file() and path.resolve().parent.parent == folder.resolve()
+    good = (
+        FILE_PATTERN.fullmatch(name) and path.is_file() and path.resolve().parent.parent == folder.resolve()
+    )
     if not good or files.sha256(path) != part.get("sha256"):
         raise ShareError(
             "A part of this shared view is damaged",

@@ -21,7 +21,7 @@ from engine.report.contents import collect, predictions_table
 from engine.runs.folder import RunFolder
 from engine.runs.results import import_predictions
 
-EVIL = '<script>alert(1)</script><img src=x onerror=alert(2)>"\'</title>&lt;b&gt; **bold** [x](javascript:alert(3))'
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'</title>&lt;b&gt; **bold** [x](javascript:alert(3))"
 
 
 class _Tags(HTMLParser):
@@ -54,7 +54,10 @@ def parsed(text: str) -> _Tags:
 @pytest.fixture(scope="module")
 def evil_text(tmp_path_factory) -> str:
     runs = tmp_path_factory.mktemp("html") / "runs"
-    folders = [fabricate.run(runs, name=EVIL, seed=1, epochs=2), fabricate.run(runs, name="plain", protocol="image", epochs=2)]
+    folders = [
+        fabricate.run(runs, name=EVIL, seed=1, epochs=2),
+        fabricate.run(runs, name="plain", protocol="image", epochs=2),
+    ]
     contents = collect(folders, title=EVIL, author=EVIL, question=EVIL, note=EVIL, draws=200)
     return html.report_html(contents)
 
@@ -62,7 +65,9 @@ def evil_text(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory):
     runs = tmp_path_factory.mktemp("two") / "runs"
-    folders = [fabricate.run(runs, name=name, seed=seed, epochs=2) for seed, name in enumerate(("one", "two"))]
+    folders = [
+        fabricate.run(runs, name=name, seed=seed, epochs=2) for seed, name in enumerate(("one", "two"))
+    ]
     return collect(folders, title="Two models", draws=200)
 
 
@@ -163,19 +168,24 @@ def test_imports_without_a_split_tick_less_and_leak_unknown(contents, tmp_path):
 
 
 def test_runs_of_different_folds_are_not_compared(tmp_path):
-    folders = [fabricate.run(tmp_path, name="a", epochs=1), fabricate.run(tmp_path, name="b", protocol="image", epochs=1)]
+    folders = [
+        fabricate.run(tmp_path, name="a", epochs=1),
+        fabricate.run(tmp_path, name="b", protocol="image", epochs=1),
+    ]
     found = collect(folders, title="x", draws=200)
     assert len(found.groups) == 2
     assert len(found.flows) == 2
-    assert len(predictions_table(found)) == len(set(found.runs[0].table["image_id"]) | set(found.runs[1].table["image_id"]))
+    assert len(predictions_table(found)) == len(
+        set(found.runs[0].table["image_id"]) | set(found.runs[1].table["image_id"])
+    )
     assert predictions_table(found)["label"].isin(["benign", "malignant"]).all()
     assert "Test set 2" in html.report_html(found)
 
 
 def test_the_command_line_makes_the_run_again(contents):
-    from engine.cli import _config, _parser
-
     import shlex
+
+    from engine.cli import _config, _parser
 
     run = contents.runs[1]
     given = _parser().parse_args(shlex.split(words.train_command(run))[3:])
@@ -206,7 +216,11 @@ def test_images_of_mistakes_are_inside_when_they_are_at_hand(tmp_path):
 def test_what_cannot_be_reported_is_said(tmp_path):
     done = fabricate.run(tmp_path / "runs", epochs=1)
     queued = fabricate.run(tmp_path / "runs", name="waits", state="queued")
-    for folders, sentence in (([], "at least one run"), ([done, done], "named twice"), ([queued], "None of these runs")):
+    for folders, sentence in (
+        ([], "at least one run"),
+        ([done, done], "named twice"),
+        ([queued], "None of these runs"),
+    ):
         with pytest.raises(ShareError, match=sentence):
             html.write_report(folders, tmp_path / "x.html", title="x")
     with pytest.raises(ShareError, match="HTML or PDF"):
@@ -215,13 +229,17 @@ def test_what_cannot_be_reported_is_said(tmp_path):
     with pytest.raises(ShareError, match="cannot be written"):
         html.write_report([done], tmp_path / "file" / "x.html", title="x")
     steps: list[tuple[int, int]] = []
-    html.write_report([done, queued], tmp_path / "x.html", title="x", progress=lambda a, b: steps.append((a, b)))
+    html.write_report(
+        [done, queued], tmp_path / "x.html", title="x", progress=lambda a, b: steps.append((a, b))
+    )
     assert steps[-1][0] == steps[-1][1]
     assert [a for a, _ in steps] == sorted(a for a, _ in steps)
     assert "waits: no predictions" in (tmp_path / "x.html").read_text()
 
 
 def test_a_file_is_replaced_whole(tmp_path):
-    target: Path = html.write_report([fabricate.run(tmp_path / "runs", epochs=1)], tmp_path / "x.html", title="x")
+    target: Path = html.write_report(
+        [fabricate.run(tmp_path / "runs", epochs=1)], tmp_path / "x.html", title="x"
+    )
     assert target.read_text().rstrip().endswith("</html>")
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []

@@ -11,7 +11,10 @@ import pytest
 from engine.report import pdf
 from engine.report.contents import collect
 
-EVIL = '<b>bold</b> <a href="javascript:alert(1)">x</a> <img src="file:///etc/passwd"/> </para> & \u202e 中文 ' + "w" * 300
+EVIL = (
+    '<b>bold</b> <a href="javascript:alert(1)">x</a> <img src="file:///etc/passwd"/> </para> & \u202e 中文 '
+    + "w" * 300
+)
 
 
 def pages(data: bytes) -> int:
@@ -21,7 +24,10 @@ def pages(data: bytes) -> int:
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory) -> bytes:
     runs = tmp_path_factory.mktemp("pdf") / "runs"
-    folders = [fabricate.run(runs, name=EVIL[:200], epochs=1), fabricate.run(runs, name="x", protocol="image", epochs=1)]
+    folders = [
+        fabricate.run(runs, name=EVIL[:200], epochs=1),
+        fabricate.run(runs, name="x", protocol="image", epochs=1),
+    ]
     return pdf.report_pdf(collect(folders, title=EVIL, author=EVIL, question=EVIL, note=EVIL * 3, draws=200))
 
 

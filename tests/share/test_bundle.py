@@ -56,7 +56,9 @@ def refused(source: Path, runs: Path, words: str) -> ShareError:
     with pytest.raises(ShareError, match=words) as caught:
         bundle.read_bundle(source, runs)
     assert run_folders(runs) == []
-    assert [path.name for path in runs.iterdir() if path.name != access.LOG] == [], "something was left behind"
+    assert [path.name for path in runs.iterdir() if path.name != access.LOG] == [], (
+        "something was left behind"
+    )
     return caught.value
 
 
@@ -196,7 +198,9 @@ def test_a_manifest_cannot_point_outside_its_data(trained, zipped, tmp_path):
     refused(repacked(zipped, tmp_path / "evil.zip", lead_out), tmp_path / "there", "outside")
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>", b"MZ\x90\x00", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n", b"PK\x05\x06" + b"\0" * 18])
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>", b"MZ\x90\x00", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n", b"PK\x05\x06" + b"\0" * 18]
+)
 def test_what_is_no_bundle_is_refused(tmp_path, data):
     (tmp_path / "evil.zip").write_bytes(data)
     refused(tmp_path / "evil.zip", tmp_path / "there", "not a bundle")

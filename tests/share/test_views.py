@@ -16,7 +16,7 @@ from engine.runs.folder import delete, empty_trash
 from engine.share import access, freeze, views
 from engine.share.views import Part
 
-HOSTILE = '<script>alert(1)</script> **bold** [x](javascript:alert(1)) =1+1 \u202egnp.exe\x00'
+HOSTILE = "<script>alert(1)</script> **bold** [x](javascript:alert(1)) =1+1 \u202egnp.exe\x00"
 
 
 @pytest.fixture
@@ -27,7 +27,11 @@ def runs(tmp_path: Path) -> Path:
 @pytest.fixture
 def view(runs: Path) -> views.View:
     table = pd.DataFrame({"image": ["a.png", "=cmd"], "p": [0.25, 0.75]})
-    figure = {"data": [{"type": "scatter", "x": [1, 2], "y": [float("nan"), 2.0]}], "layout": {}, "frames": ["no"]}
+    figure = {
+        "data": [{"type": "scatter", "x": [1, 2], "y": [float("nan"), 2.0]}],
+        "layout": {},
+        "frames": ["no"],
+    }
     parts = [
         Part("leakage", {"level": "leak", "verdict": "Leaks."}),
         Part("text", HOSTILE),
@@ -48,7 +52,12 @@ def bad(runs: Path, view_id: str, kind: str) -> str:
 
 def test_a_view_gives_back_what_was_frozen(runs, view):
     again = views.read(runs, view.id)
-    assert (again.title, again.author, again.note, again.state) == ("What we found", "A", "line 1\nline 2", "open")
+    assert (again.title, again.author, again.note, again.state) == (
+        "What we found",
+        "A",
+        "line 1\nline 2",
+        "open",
+    )
     table = views.table(runs, again, again.parts[3])
     assert table["p"].tolist() == [0.25, 0.75]
     figure = json.loads(views.read_file(runs, again, again.parts[4]))
