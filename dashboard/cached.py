@@ -15,7 +15,9 @@ import streamlit as st
 
 from dashboard import forecast, places
 from engine.analysis import intervals
-from engine.data import breakhis, images
+from engine.data import datasets, hashing, images
+from engine.data.breakhis import Inventory
+from engine.data.files import Progress
 from engine.data.manifest import Manifest
 from engine.errors import EngineError, RunError
 from engine.runs import folder as run_folder
@@ -28,23 +30,25 @@ ENTRIES = 32
 
 
 # --- data sets -----------------------------------------------------------------------------------------
-def dataset(root: str | Path) -> tuple[Manifest, breakhis.Inventory]:
+def dataset(root: str | Path) -> tuple[Manifest, Inventory]:
     """Scan of a data set: manifest and inventory.
 
     Raises:
-        DataError: as `engine.data.breakhis.scan`.
+        DataError: as `engine.data.datasets.inspect`.
     """
     path = str(Path(root).expanduser().absolute())
     return _dataset(path, folder_stamp(path))
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def _dataset(root: str, stamp: tuple) -> tuple[Manifest, breakhis.Inventory]:
-    return breakhis.scan(Path(root))
+def _dataset(root: str, stamp: tuple) -> tuple[Manifest, Inventory]:
+    return datasets.inspect(Path(root))
 
 
 def folder_stamp(root: str | Path) -> tuple[int, int]:
     """(folders, newest change) of a tree, from its folders alone: 330 folders instead of 7,909 files."""
+    if Path(root).is_file():
+        return _file_stamp(root)
     folders, newest = 0, 0
     for here, _, _ in os.walk(root):
         try:
@@ -53,6 +57,27 @@ def folder_stamp(root: str | Path) -> tuple[int, int]:
             continue
         folders += 1
     return folders, newest
+
+
+def duplicates(root: str | Path, progress: Progress | None = None) -> pd.DataFrame | None:
+    """Pairs of images that show the same (`engine.data.hashing.describe_pairs`).
+
+    Without `progress` only what was found before is returned, None where nothing was looked for yet.
+    """
+    path = str(Path(root).expanduser().absolute())
+    stamp = folder_stamp(path)
+    found = _duplicates(path, stamp)
+    if not found and progress is not None:
+        manifest = _dataset(path, stamp)[0]
+        hashes = hashing.hash_images(manifest, progress=progress)
+        found.append(hashing.describe_pairs(manifest, hashing.find_pairs(hashes)))
+    return found[0] if found else None
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _duplicates(root: str, stamp: tuple) -> list[pd.DataFrame]:
+    """A place for the result of a search, shared by all sessions."""
+    return []
 
 
 def prepared(data: DataConfig) -> launch.Prepared:

@@ -85,7 +85,7 @@ def summary_line(manifest: Manifest, inventory: Inventory) -> None:
 
 
 # --- contents ------------------------------------------------------------------------------------------
-def contents(manifest: Manifest, inventory: Inventory) -> None:
+def contents(root: str, manifest: Manifest, inventory: Inventory) -> None:
     """Counts per class and magnification, per subtype, against the official release; problems by file."""
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -101,8 +101,9 @@ def contents(manifest: Manifest, inventory: Inventory) -> None:
             st.caption("No image names a subtype.")
         else:
             st.dataframe(table, hide_index=True, alt="Images, slides and cases per subtype.")
-    _official(manifest)
+    _official(inventory)
     _problems(inventory)
+    _duplicates(root, manifest)
     if inventory.sizes:
         sizes = ", ".join(f"{size} ({count:,})" for size, count in list(inventory.sizes.items())[:6])
         st.caption(widgets.escaped(f"Image sizes in pixels: {sizes}."))
@@ -150,39 +151,63 @@ def subtype_table(table: pd.DataFrame) -> pd.DataFrame:
     return grouped.rename(columns={"label": "Class", "subtype": "Code"})
 
 
-def _official(manifest: Manifest) -> None:
+def _official(inventory: Inventory) -> None:
     """What is complete, missing and extra against the 82 slides of the release."""
-    facts = breakhis.slide_facts()
-    here = set(manifest.table["slide"])
-    known = set(facts["slide"]) & here
-    if not known:
+    official = inventory.official
+    if official is None:
         return
     st.subheader("Against the official release", anchor=False)
-    if breakhis.is_complete(manifest.table) and len(manifest) == 7909:
-        st.caption("Complete: 82 slides, 7,909 images.")
+    st.caption(widgets.escaped(official.summary))
+    if len(official.differences):
+        with st.expander(f"Slide by slide ({len(official.differences)} numbers differ)"):
+            st.dataframe(
+                official.differences.rename(columns=str.capitalize),
+                hide_index=True,
+                height=320,
+                alt="Images expected and found per slide and magnification, where they differ.",
+            )
+
+
+def _duplicates(root: str, manifest: Manifest) -> None:
+    """Exact and near duplicates, on demand: every image is decoded for it."""
+    st.subheader("Duplicates", anchor=False)
+    found = cached.duplicates(root)
+    if found is None:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            clicked = st.button("Look for duplicates", icon=":material/content_copy:", key="duplicates")
+            st.caption(
+                "Compares every image with every other, turned and mirrored too; minutes for the whole release."
+            )
+        if not clicked:
+            return
+        bar = st.progress(0.0, text="Hashing images ...")
+        found = cached.duplicates(
+            root,
+            lambda done, total: (
+                bar.progress(done / max(total, 1), text=f"Hashing images: {done:,} of {total:,}") and None
+            ),
+        )
+        bar.empty()
+    if found is None or found.empty:
+        st.caption(f"No two of the {len(manifest):,} images show the same.")
         return
-    rows = official_table(manifest.table, facts)
+    across = {
+        name: int(found[f"other_{name}"].sum())
+        for name in ("slide", "case", "label")
+        if f"other_{name}" in found
+    }
+    words = ", ".join(f"{count} across {name}s" for name, count in across.items())
     st.caption(
-        f"{len(known)} of the {len(facts)} official slides are here, "
-        f"{len(here - set(facts['slide']))} slides are not in the release; {len(manifest):,} of 7,909 images."
+        widgets.escaped(
+            f"{widgets.counted(len(found), 'pair')} show the same: {int(found['exact'].sum())} exact, {words}."
+        )
     )
-    with st.expander("Slide by slide"):
-        st.dataframe(rows, hide_index=True, height=320, alt="Images here and in the release, per slide.")
-
-
-def official_table(table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
-    """A row per official slide that is here: images here and in the release, per magnification."""
-    counts = pd.crosstab(table["slide"], table["magnification"])
-    rows = []
-    for fact in facts.to_dict("records"):
-        if fact["slide"] not in counts.index:
-            continue
-        row = {"Slide": fact["slide"], "Case": fact["case"]}
-        for name in MAGNIFICATIONS:
-            have = int(counts.loc[fact["slide"]].get(name, 0))
-            row[name] = f"{have} of {int(fact[f'images_{name}'])}"
-        rows.append(row)
-    return pd.DataFrame(rows)
+    st.dataframe(
+        found,
+        hide_index=True,
+        height=min(36 * (len(found) + 1) + 3, 300),
+        alt="Pairs of images that show the same.",
+    )
 
 
 def _problems(inventory: Inventory) -> None:

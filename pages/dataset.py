@@ -30,4 +30,4 @@ if view == "Images":
 elif view == "Split":
     dataset_parts.split_designer(root, manifest)
 else:
-    dataset_parts.contents(manifest, inventory)
+    dataset_parts.contents(root, manifest, inventory)

@@ -42,6 +42,19 @@ def manifest(root: Path, cases: int = CASES_PER_CLASS, images: int = IMAGES_PER_
     return Manifest(root, CLASSES, pd.DataFrame(rows, columns=columns, dtype=str))
 
 
+def write_images(root: Path, cases: int = 6, images: int = 2, size: tuple[int, int] = (48, 32)) -> Manifest:
+    """A data set of small noise images in BreakHis' grammar, fast enough for every test that needs files."""
+    from engine.data.images import encode_png
+
+    made = manifest(root, cases, images)
+    drawn = np.random.default_rng(0)
+    for path in made.table["path"]:
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(encode_png(drawn.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)))
+    return made
+
+
 def predictions(table: pd.DataFrame, seed: int, skill: float = 1.6) -> pd.DataFrame:
     """Logits with a difficulty per case (as in the real data) and per image; `skill` moves the classes apart."""
     drawn = np.random.default_rng(seed)

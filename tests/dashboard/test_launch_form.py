@@ -1,0 +1,121 @@
+"""The launch form: its configuration lives in the URL, doubts are said, seeds are read."""
+
+import pytest
+
+from dashboard import forecast, launch_form
+from engine.data.audit import audit
+from engine.data.splits import SplitSpec, make_split, split_hash
+from engine.errors import ConfigError
+from engine.runs.config import RunConfig
+from engine.runs.launch import Prepared
+
+
+def test_a_configuration_survives_the_url():
+    base = RunConfig()
+    config = base.changed(
+        name="a & b", data__root="/somewhere/else", data__magnifications=("40X", "100X"), data__protocol="official",
+        training__epochs=7, training__lr=3e-4, training__compile=True, model__geometry="tiles",
+    )  # fmt: skip
+    draft = launch_form.Draft(
+        config.changed(model__name="tf_efficientnet_b0", data__fold=1, training__seed=4),
+        ("tf_efficientnet_b0", "tf_efficientnetv2_s"),
+        (1, 3),
+        (4, 5, 6),
+    )
+    found, bad = launch_form.from_params(launch_form.to_params(draft, base), base)
+    assert bad == []
+    assert found == draft
+
+
+def test_what_is_as_the_base_stays_out_of_the_url():
+    assert launch_form.to_params(launch_form.draft_of(RunConfig()), RunConfig()) == {}
+
+
+def test_values_that_cannot_be_read_are_named_and_change_nothing():
+    draft, bad = launch_form.from_params(
+        {"epochs": "many", "fold": "2,x", "geometry": "tiles", "unknown": "1"}, RunConfig()
+    )
+    assert sorted(bad) == ["epochs", "fold"]
+    assert draft.config.training.epochs == RunConfig().training.epochs
+    assert draft.config.model.geometry == "tiles"
+
+
+def test_every_field_of_the_form_has_a_parameter_of_its_own():
+    params = [param for param, _, _ in launch_form.fields()]
+    assert len(params) == len(set(params))
+    assert {"data", "model", "protocol", "fold", "seed", "split_seed", "image_size"} <= set(params)
+
+
+def test_seeds_are_numbers_and_ranges():
+    assert launch_form.parse_seeds("0, 2, 2; 4-6") == (0, 2, 4, 5, 6)
+    for text in ("", "a", "1.5", "-3", "0-5000"):
+        with pytest.raises(ConfigError):
+            launch_form.parse_seeds(text)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    import fabricate
+
+    def make(protocol: str) -> Prepared:
+        split = make_split(fabricate.manifest(tmp_path), SplitSpec(protocol))
+        return Prepared(split, audit(split.table), split_hash(split.table), ())
+
+    return make
+
+
+def test_a_leaking_split_is_a_doubt_and_an_honest_one_is_not(prepared):
+    leaking = RunConfig().changed(data__protocol="image")
+    assert "more than one side" in launch_form.doubts(leaking, prepared("image"), ["tf_efficientnet_b0"])[0]
+    assert launch_form.doubts(RunConfig(), prepared("case"), ["tf_efficientnet_b0"]) == []
+
+
+def test_a_batch_larger_than_the_training_part_is_a_doubt(prepared):
+    config = RunConfig().changed(training__batch_size=1000)
+    assert any(
+        "larger than the training part" in text for text in launch_form.doubts(config, prepared("case"), [])
+    )
+
+
+# --- minutes and memory --------------------------------------------------------------------------------
+def past(**values):
+    config = RunConfig().changed(training__recipe="modern", training__epochs=2, model__image_size=100)
+    return forecast.Past(
+        **{
+            "name": "before",
+            "config": config,
+            "train_images": 100,
+            "val_images": 50,
+            "train_s": 10.0,
+            "val_s": 2.0,
+            "rest_s": 0.0,
+            "memory_mb": 500.0,
+        }
+        | values
+    )
+
+
+def test_time_grows_with_images_epochs_and_pixels():
+    config = past().config
+    assert forecast.forecast(config, 100, 50, [past()]).seconds == pytest.approx(24.0)
+    assert forecast.forecast(config.changed(training__epochs=4), 100, 50, [past()]).seconds == pytest.approx(
+        48.0
+    )
+    assert forecast.forecast(config, 200, 100, [past()]).seconds == pytest.approx(48.0)
+    assert forecast.forecast(
+        config.changed(model__image_size=200), 100, 50, [past()]
+    ).seconds == pytest.approx(96.0)
+
+
+def test_what_was_never_run_here_is_not_known_rather_than_guessed():
+    other = past().config.changed(model__name="tf_efficientnet_b0")
+    assert forecast.forecast(other, 100, 50, [past()]) == forecast.UNKNOWN
+    assert forecast.forecast(past().config, 100, 50, []) == forecast.UNKNOWN
+
+
+def test_a_finished_run_says_what_an_epoch_took(finished_run):
+    table = finished_run.manifest().table
+    record = forecast.past("x", finished_run.config(), finished_run.metrics(), table["split"], 1000.0, 700.0)
+    assert record is not None
+    assert record.train_s == pytest.approx(21.5)
+    assert record.train_images == int((table["split"] == "train").sum())

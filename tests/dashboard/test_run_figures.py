@@ -1,0 +1,35 @@
+"""Figures of the run page, and the images it picks."""
+
+import fabricate
+
+from dashboard import run_figures, run_parts
+
+
+def test_curves_show_training_and_validation_with_the_best_epoch_marked(finished_run):
+    best = finished_run.status().best
+    fig, words = run_figures.learning_curves(finished_run.metrics(), best)
+    assert {trace.name for trace in fig.data if trace.name in ("training", "validation")} == {
+        "training",
+        "validation",
+    }
+    marks = [trace for trace in fig.data if trace.marker.symbol == "circle-open"]
+    assert [(mark.x[0], mark.y[0]) for mark in marks] == [(best["epoch"], best["value"])]
+    assert "6 epochs" in words
+
+
+def test_curves_of_one_epoch_can_be_drawn(finished_run):
+    metrics = finished_run.metrics()
+    fig, words = run_figures.learning_curves(metrics[metrics["epoch"] == 1])
+    assert len(fig.data) >= 4
+    assert "1 epoch" in words
+
+
+def test_buckets_hold_what_they_promise(tmp_path):
+    table = fabricate.predictions(fabricate.manifest(tmp_path).table, seed=3, skill=0.5)
+    worst = run_parts.examples(table, "worst")
+    assert (worst["predicted"] != worst["label"]).all()
+    assert worst["true_probability"].is_monotonic_increasing
+    assert run_parts.examples(table, "best")["true_probability"].min() > 0.9
+    unsure = run_parts.examples(table, "unsure")
+    assert (unsure["prob_malignant"] - 0.5).abs().max() < 0.2
+    assert run_parts.examples(table, "random", seed=1).equals(run_parts.examples(table, "random", seed=1))
