@@ -28,12 +28,12 @@ def classes_of(table: pd.DataFrame) -> tuple[str, ...]:
 
 def probabilities(table: pd.DataFrame) -> np.ndarray:
     """Probabilities, shape (images, classes), float64, columns in label order."""
-    return table[[f"prob_{name}" for name in classes_of(table)]].to_numpy(dtype=float)
+    return np.column_stack([table[f"prob_{name}"].to_numpy(dtype=float) for name in classes_of(table)])
 
 
 def logits(table: pd.DataFrame) -> np.ndarray:
     """Logits, shape (images, classes), float64, columns in label order."""
-    return table[[f"logit_{name}" for name in classes_of(table)]].to_numpy(dtype=float)
+    return np.column_stack([table[f"logit_{name}"].to_numpy(dtype=float) for name in classes_of(table)])
 
 
 def labels(table: pd.DataFrame) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""How fast every subset of members is scored, beside a loop over scikit-learn's and mlxtend's arithmetic.
+
+The loop does per subset what `VotingClassifier` and mlxtend's `EnsembleVoteClassifier` do with stored
+predictions: soft, a mean over the members and its argmax; hard, `np.argmax(np.bincount(...))` image by image
+through `apply_along_axis` (both libraries use these lines); then scikit-learn's balanced accuracy.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from time import perf_counter, process_time
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis import comparison, ensemble
+from engine.analysis.ensemble import Cube
+from engine.analysis.predictions import validate
+from engine.bench.compare import best_of
+
+LIMITS = {"1023": 0.05, "65535": 5.0, "tick": 0.3}
+IMAGES = 1182
+Note = Callable[[str], None]
+
+
+def made_up_cube(members: int, images: int = IMAGES, seed: int = 0) -> Cube:
+    """Members that are right about nine times in ten, 370 of 1,182 images benign, 70 cases."""
+    rng = np.random.default_rng(seed)
+    case = rng.integers(0, 70, images)
+    true = (case >= 22).astype(int)
+    shared = rng.normal(0, 1, images)
+    margin = 1.6 * (2 * true - 1) + 0.7 * shared + rng.normal(0, 0.8, (members, images))
+    p = 1 / (1 + np.exp(-margin))
+    probs = np.stack([1 - p, p], axis=2)
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"{k}.png" for k in range(images)],
+            "case": [f"14-{c}" for c in case],
+            "slide": "",
+            "magnification": np.array(["40X", "100X", "200X", "400X"])[np.arange(images) % 4],
+            "subtype": "",
+            "label": np.array(["benign", "malignant"])[true],
+        }
+    )
+    names = tuple(f"member {k + 1}" for k in range(members))
+    return Cube(names, ("benign", "malignant"), probs, np.log(probs), true, frame)
+
+
+def run(repeats: int = 5, reference_subsets: int = 200, note: Note = lambda _: None) -> list[dict]:
+    """Measure. The slow side scores `reference_subsets` subsets and its time is scaled.
+
+    Returns:
+        Records `what, ours_s, ours_cpu_s, theirs_s, ratio, limit_s, within, detail`.
+    """
+    records = []
+    for members, key in ((10, "1023"), (16, "65535")):
+        source = made_up_cube(members)
+        subsets = 2**members - 1
+        for method in ("mean", "vote"):
+            note(f"{subsets:,} subsets by {method}")
+            before = _peak()
+            ours = best_of(
+                lambda s=source, m=method: ensemble.search(s, (m,)), repeats if members == 10 else 1
+            )
+            grown = _peak() - before
+            theirs = _reference(source, method, reference_subsets) * subsets / reference_subsets
+            what = f"{subsets:,} subsets of {members} members, {method}, {IMAGES:,} images"
+            records.append(_record(key, what, ours, theirs, f"peak memory grew by {grown / 2**20:.0f} MB"))
+    note("a tick")
+    busy = process_time()
+    times = tick_times(made_up_cube(10), 40)
+    busy = (process_time() - busy) / len(times)
+    what = "a tick with ten members: combine, scores, interval, difference, matrices (p95)"
+    records.append(_record("tick", what, (float(np.quantile(times, 0.95)), busy), None))
+    return records
+
+
+def tick_times(source: Cube, ticks: int) -> list[float]:
+    """Seconds per tick: the members change, everything the headline shows is computed anew."""
+    rng = np.random.default_rng(0)
+    tables = {name: _member_table(source, k) for k, name in enumerate(source.ids)}
+    times = []
+    for _ in range(ticks):
+        chosen = [name for name in source.ids if rng.random() < 0.6] or [source.ids[0]]
+        start = perf_counter()
+        table, _, _ = ensemble.ensemble_predictions({name: tables[name] for name in chosen}, "mean")
+        best = comparison.Entry(chosen[0], chosen[0], tables[chosen[0]])
+        made = comparison.Entry("ensemble", "ensemble", table)
+        comparison.compare([best, made], names=("balanced_accuracy", "accuracy"))
+        times.append(perf_counter() - start)
+    return times
+
+
+def _member_table(source: Cube, k: int) -> pd.DataFrame:
+    columns = {f"prob_{name}": source.probs[k, :, j] for j, name in enumerate(source.classes)}
+    return validate(source.frame.assign(**columns))
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _reference(source: Cube, method: str, subsets: int) -> float:
+    """Seconds for so many random subsets, one by one."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(0)
+    rows = ensemble.all_subsets(len(source))
+    rows = rows[rng.choice(len(rows), subsets, replace=False)].astype(bool)
+    named = source.probs.argmax(axis=2)
+    start = perf_counter()
+    for row in rows:
+        if method == "mean":
+            guess = np.average(source.probs[row], axis=0).argmax(axis=1)
+        else:
+            guess = np.apply_along_axis(lambda votes: np.argmax(np.bincount(votes)), 1, named[row].T)
+        balanced_accuracy_score(source.true, guess)
+    return perf_counter() - start
+
+
+def _record(key: str, what: str, times: tuple[float, float], theirs: float | None, detail: str = "") -> dict:
+    ours, busy = times
+    return {
+        "what": what,
+        "ours_s": ours,
+        "ours_cpu_s": busy,
+        "theirs_s": theirs,
+        "ratio": None if theirs is None else theirs / ours,
+        "limit_s": LIMITS[key],
+        "within": ours <= LIMITS[key],
+        "detail": detail,
+    }
+
+
+def text(records: list[dict]) -> str:
+    """The records as a table for a terminal."""
+    lines = [f"{'what':<80}{'ours':>10}{'(cpu)':>10}{'theirs':>11}{'ratio':>8}{'limit':>8}"]
+    for row in records:
+        theirs = "" if row["theirs_s"] is None else f"{row['theirs_s']:.2f} s"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.0f}x"
+        lines.append(
+            f"{row['what']:<80}{1000 * row['ours_s']:>7.0f} ms{1000 * row['ours_cpu_s']:>7.0f} ms"
+            f"{theirs:>11}{ratio:>8}{row['limit_s']:>6.2f} s" + ("" if row["within"] else "  too slow")
+        )
+        if row["detail"]:
+            lines.append(f"    {row['detail']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(text(run()))
