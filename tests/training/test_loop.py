@@ -89,10 +89,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(finished, m
 @pytest.mark.parametrize(
     ("recipe", "geometry", "stops"),
     [
-        ("study-as-run", "square", (7, 4, 9)),
-        ("modern", "tiles", (8, 13)),
-        ("quick", "letterbox", (3, 40)),
-        ("study-as-described", "square", (60,)),
+        ("study-as-run", "square", (7, 3)),
+        ("quick", "letterbox", (3, 9)),
+        pytest.param("modern", "tiles", (6, 4), marks=pytest.mark.slow),
+        pytest.param("study-as-described", "square", (60,), marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_and_resumed_run_ends_bit_identical(make_run, recipe, geometry, stops):
@@ -105,6 +105,7 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(make_run, recipe, geometry
     assert tiny_runs.outcome(broken) == tiny_runs.outcome(whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(make_run):
     whole, broken = make_run(), make_run()
     tiny_runs.fit(whole)
@@ -142,6 +143,7 @@ def test_half_the_batch_and_twice_the_accumulation_is_the_same_training(make_run
     assert difference.abs().max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -200,10 +202,6 @@ def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_checkpoint(make_r
     assert "epoch 2, step 2" in error.found
     state = checkpoint.load_state(folder.last)
     assert (state["epoch"], state["step"]) == (2, 0)
-
-
-def test_a_diverging_run_fails_as_nan_loss(make_run):
-    assert failure_of(make_run(training__lr=1.0, training__epochs=40)).kind in ("nan_loss", "predictions")
 
 
 def test_a_full_disk_is_named(make_run, monkeypatch):

@@ -75,6 +75,7 @@ def test_every_architecture_of_the_catalogue_predicts_and_has_its_layers(name):
     assert dict(model.named_modules())[record.cam_layer] is not None
 
 
+@pytest.mark.slow
 def test_offline_weights_classify_a_photograph():
     """lite0's package really holds ImageNet weights in timm's order: flower.jpg is a daisy (class 985)."""
     from sklearn.datasets import load_sample_image
