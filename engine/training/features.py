@@ -1,0 +1,76 @@
+"""Pooled features of a frozen network: what a light classifier (the leakage probe) is fitted on.
+
+They are a function of the image alone, so they are computed once and kept beside the packed pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.data import cache
+from engine.data.files import Progress
+from engine.data.manifest import Manifest
+from engine.runs import catalog
+from engine.training import models
+from engine.training.device import choose
+from engine.training.loading import prepared
+
+_BATCH = 32
+
+
+def pooled_features(
+    manifest: Manifest,
+    model: str = "tf_efficientnet_lite0",
+    pretrained: str = "offline",
+    size: int = 224,
+    geometry: str = "square",
+    device: str = "auto",
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Features of every image of a manifest, in its order: float32, images x channels.
+
+    Args:
+        model: an architecture of the catalogue.
+        pretrained: as for training; random weights (`none`) are drawn with seed 0.
+        size: side of the square that the network sees, pixels.
+        geometry: `tiles` averages the features of all windows of an image.
+        progress: called with (images done, images in all).
+
+    Raises:
+        ConfigError, WeightsError, DataError.
+    """
+    architecture = catalog.find(model)
+    folder = Path(cache_dir) if cache_dir else cache.default_cache_dir()
+    paths = "\n".join(manifest.table["path"])
+    words = (cache.dataset_hash(manifest), paths, model, pretrained, size, geometry, cache.DECODE_VERSION)
+    stored = folder / f"features-{hashlib.sha256('|'.join(map(str, words)).encode()).hexdigest()[:24]}.npy"
+    if stored.is_file():
+        return np.load(stored, allow_pickle=False)
+    torch.manual_seed(0)
+    target = choose(device)
+    network = models.build(architecture, 2, pretrained).eval().to(target.torch)
+    mean, std = models.statistics(network, pretrained)
+    packed = cache.pack(manifest, None if geometry == "tiles" else size, geometry, folder)
+    rows: list[np.ndarray] = []
+    with torch.inference_mode():
+        for start in range(0, len(packed), _BATCH):
+            views = [packed[row] for row in range(start, min(start + _BATCH, len(packed)))]
+            tiles = [prepared(view, size, geometry) if geometry == "tiles" else view[None] for view in views]
+            stack = torch.from_numpy(np.concatenate(tiles))
+            pixels = models.normalise(stack, mean, std, target.torch)
+            values = models.features(network, pixels).float().cpu().numpy()
+            ends = np.cumsum([len(tile) for tile in tiles])[:-1]
+            rows += [part.mean(0) for part in np.split(values, ends)]
+            if progress:
+                progress(len(rows), len(packed))
+    result = np.stack(rows).astype(np.float32)
+    temporary = stored.with_name(stored.name + ".part")
+    with temporary.open("wb") as file:
+        np.save(file, result, allow_pickle=False)
+    temporary.replace(stored)
+    return result
