@@ -19,6 +19,7 @@ COLUMNS = ("image_id", "path", "label", "subtype", "case", "slide", "magnificati
 SPLITS = ("train", "val", "test")
 MAGNIFICATIONS = ("40X", "100X", "200X", "400X")
 CLASSES = ("benign", "malignant")
+SUBTYPE_CLASSES = ("A", "F", "PT", "TA", "DC", "LC", "MC", "PC")  # benign ones first
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,13 @@ def order_magnifications(values) -> tuple[str, ...]:
 
 
 def class_order(labels) -> tuple[str, ...]:
-    """Label order: benign before malignant (malignant is the positive class), others by name."""
+    """Label order: benign before malignant (the positive class), subtypes benign first, others by name."""
     present = {str(label) for label in labels if label}
-    return CLASSES if present and present <= set(CLASSES) else tuple(sorted(present))
+    if present and present <= set(CLASSES):
+        return CLASSES
+    if present and present <= set(SUBTYPE_CLASSES):
+        return tuple(name for name in SUBTYPE_CLASSES if name in present)
+    return tuple(sorted(present))
 
 
 def write_manifest(manifest: Manifest, target: Path, *, absolute: bool = False) -> None:
