@@ -13,6 +13,7 @@ import os
 from typing import Any
 
 import streamlit as st
+from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import places, widgets
@@ -34,7 +35,7 @@ def find() -> Actor:
         RuntimeError: outside a session (a thread of the server): the engine takes that for nobody.
     """
     if get_script_run_ctx(suppress_warning=True) is None:
-        if not st.runtime.exists():  # no server at all: a script, a test
+        if not runtime.exists():  # no server at all: a script, a test
             return access.local_actor()
         raise RuntimeError("not in a session")
     claims = dict(st.user.to_dict())

@@ -132,7 +132,7 @@ def report(summaries: Sequence[Summary]) -> None:
         )  # fmt: skip
 
 
-def _make(run_ids: Sequence[str], suffix: str, pictures: int, words: dict[str, str]) -> dict[str, Any]:
+def _make(run_ids: Sequence[str], suffix: str, pictures: int, words: dict[str, Any]) -> dict[str, Any]:
     from engine.report.contents import collect
     from engine.report.html import render
 

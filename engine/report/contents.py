@@ -26,7 +26,7 @@ from engine.errors import EngineError, ShareError
 from engine.runs import catalog
 from engine.runs.folder import RunFolder, provenance
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 QUESTION = (
     "Can these models tell benign from malignant breast tumours on images of patients they have not seen?"
 )
@@ -407,7 +407,7 @@ def _pictures(
             if path is None:
                 continue
             with contextlib.suppress(EngineError, OSError):
-                shown.append(_picture(row, path, group, folders))
+                shown.append(_picture({str(key): value for key, value in row.items()}, path, group, folders))
     return tuple(shown)
 
 

@@ -94,7 +94,6 @@ _ICONS = {
     "clean": '<path d="M4 12.5 10 18 20 6" fill="none" stroke="currentColor" stroke-width="2.6"/>',
     "unknown": '<circle cx="12" cy="12" r="9.5" fill="none" stroke="currentColor" stroke-width="2"/><path d="M9 9.5a3 3 0 1 1 4 3c-.8.4-1 1-1 2M12 17v.6" fill="none" stroke="currentColor" stroke-width="2"/>',
 }
-_WORDS = {"leak": "This split leaks patients", "clean": "No leakage", "unknown": "Leakage unknown"}
 
 
 def write_report(
@@ -188,7 +187,7 @@ class _Page:
         name = f"figure-{self.figures}"
         shown.figure.update_layout(paper_bgcolor="#fff", plot_bgcolor="#fff")
         data = (
-            shown.figure.to_json()
+            str(shown.figure.to_json())
             .replace("<", "\\u003c")
             .replace("\u2028", "\\u2028")
             .replace("\u2029", "\\u2029")
@@ -245,10 +244,10 @@ def _head(contents: Contents) -> str:
 
 
 def _verdict(audit: dict) -> str:
-    level = audit.get("level") if audit.get("level") in _WORDS else "unknown"
+    level = words.level_of(audit)
     return (
         f'<div class="verdict {level}" role="note"><svg width="24" height="24" viewBox="0 0 24 24" aria-hidden="true">'
-        f"{_ICONS[level]}</svg><div><strong>{_WORDS[level]}</strong>{text(audit.get('verdict', ''))}</div></div>"
+        f"{_ICONS[level]}</svg><div><strong>{words.LEVELS[level]}</strong>{text(audit.get('verdict', ''))}</div></div>"
     )
 
 
@@ -322,7 +321,7 @@ def _per_group(contents: Contents, draw: Callable[[Group], str]) -> list[str]:
 
 
 def _leakage(contents: Contents) -> str:
-    rows = [[contents.names[run.id], _WORDS.get(run.audit.get("level", ""), _WORDS["unknown"]), str(run.audit.get("verdict", ""))]
+    rows = [[contents.names[run.id], words.LEVELS[words.level_of(run.audit)], str(run.audit.get("verdict", ""))]
             for run in contents.runs]  # fmt: skip
     explain = (
         "A model that has met a patient in training recognises that patient's tissue and stain, so its "
@@ -376,6 +375,7 @@ def _scores(page: _Page, contents: Contents, group: Group) -> str:
             f"<h3>Differences to {text(reference)}</h3>",
             _table(words.difference_header(), rows),
             f"<small>{text(tests)}</small>",
+            f"<details><summary>The other scores</summary>{others}</details>",
         ]
     parts += [page.figure(plots.roc(contents, group)), page.figure(plots.calibration(contents, group))]
     return "".join(parts)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reportlab.graphics.shapes import Drawing, Line, PolyLine, Rect, String
+from reportlab.graphics import shapes
+from reportlab.graphics.shapes import Drawing, Line, PolyLine, String
 from reportlab.lib.colors import Color, HexColor, white
 from reportlab.lib.enums import TA_CENTER
 from reportlab.lib.pagesizes import A4
@@ -46,11 +47,11 @@ from engine.report.figures import SEQUENTIAL, blend, readable_on
 from engine.report.flow import SIDES, flow_lines
 from engine.report.plots import run_colours
 
+Rect: Any = shapes.Rect  # its published types know only the keywords of a solid shape
 MARGIN = 18 * mm
 WIDTH = A4[0] - 2 * MARGIN
 INK, FAINT, EDGE, SOFT = HexColor("#23212B"), HexColor("#6B6676"), HexColor("#DCD9E4"), HexColor("#F5F4F8")
 ACCENT, LEAK, GREEN = HexColor("#5B3E8F"), HexColor("#B3261E"), HexColor("#2E7D4F")
-WORDS = {"leak": "This split leaks patients", "clean": "No leakage", "unknown": "Leakage unknown"}
 _LONG_WORD = 34
 _ESTIMATE = re.compile(r"(-?\d+\.\d+) (\[.*\])")  # the interval stands below its number
 
@@ -210,10 +211,10 @@ def _story(contents: Contents) -> list[Flowable]:
 
 
 def _verdict(audit: dict[str, Any]) -> Table:
-    level = audit.get("level") if audit.get("level") in WORDS else "unknown"
+    level = words.level_of(audit)
     bad = level == "leak"
     colour = "#FFFFFF" if bad else "#23212B"
-    words_ = f'<font color="{colour}"><b>{WORDS[level]}.</b> {text(audit.get("verdict", ""))}</font>'
+    words_ = f'<font color="{colour}"><b>{words.LEVELS[level]}.</b> {text(audit.get("verdict", ""))}</font>'
     table = Table([[Paragraph(words_, styles()["verdict"])]], colWidths=[WIDTH])
     look: list[tuple] = [
         ("BOX", (0, 0), (-1, -1), 0.8, LEAK if bad else EDGE),
@@ -237,7 +238,7 @@ def _question(contents: Contents) -> list[Flowable]:
 
 def _leakage(contents: Contents) -> list[Flowable]:
     rows = [
-        [contents.names[run.id], WORDS.get(run.audit.get("level", ""), WORDS["unknown"]), str(run.audit.get("verdict", ""))]
+        [contents.names[run.id], words.LEVELS[words.level_of(run.audit)], str(run.audit.get("verdict", ""))]
         for run in contents.runs
     ]  # fmt: skip
     return [_table(["Run", "Verdict", "Found"], rows, [2, 2, 5])]

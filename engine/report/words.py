@@ -13,8 +13,15 @@ from engine.report.contents import HEADLINE, Contents, Group, RunPart
 from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, options
 
 FEW_CASES = 30
+LEVELS = {"leak": "This split leaks patients", "clean": "No leakage", "unknown": "Leakage unknown"}
 CARD = "Research use only. Not for diagnosis."
 _BREAKHIS = re.compile(r"(CNB|SOB)_(B|M)_[A-Z]+-\d\d-\d+[A-Z]*-(40|100|200|400)-\d+\.png")
+
+
+def level_of(audit: dict[str, Any]) -> str:
+    """leak, clean or unknown; anything else is unknown."""
+    level = str(audit.get("level"))
+    return level if level in LEVELS else "unknown"
 
 
 def answer(contents: Contents) -> list[str]:

@@ -43,7 +43,7 @@ from engine.runs.folder import (
 )
 from engine.share import access
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 SCHEMA = 1
 RECORD = "bundle.json"
 CARRIED = (

@@ -167,7 +167,7 @@ def test_nobody_sees_a_page_but_whoever_has_the_link_sees_the_view(
 def test_a_thread_of_the_server_is_nobody(monkeypatch):
     gate.serve()
     assert access.actor().role == access.EDITOR, "a test is no server"
-    monkeypatch.setattr(gate.st.runtime, "exists", lambda: True)
+    monkeypatch.setattr(gate.runtime, "exists", lambda: True)
     found: list[str] = []
     thread = threading.Thread(target=lambda: found.append(access.actor().role))
     thread.start()
