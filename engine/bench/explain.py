@@ -8,7 +8,9 @@ The network has random weights, as only time and equality are measured.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -37,9 +39,10 @@ def run(
     """
     note(f"building {model}")
     loaded = _network(model)
+    usual = _in_default_format(loaded)
     pixels = _images(images)
     sides: dict[str, Callable[[], Any]] = {
-        "loop": lambda: _loop(loaded, pixels),
+        "loop": lambda: _loop(usual, pixels),
         "ours": lambda: _ours(loaded, pixels),
         "plain": lambda: _inference(loaded, pixels),
     }
@@ -105,7 +108,8 @@ def _best_of_each(sides: dict[str, Callable[[], Any]], rounds: int, note: Note) 
 
 
 def _loop(loaded, pixels: list[np.ndarray]) -> list[np.ndarray]:
-    """As the library's README shows it: one image after another, every parameter with a gradient."""
+    """As the library's README shows it: one image after another, every parameter with a gradient, timm's
+    own memory format."""
     import torch
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -117,7 +121,7 @@ def _loop(loaded, pixels: list[np.ndarray]) -> list[np.ndarray]:
     found = []
     with GradCAM(model=loaded.model, target_layers=[layer]) as made:
         for image in pixels:
-            tensor = loaded.normalise(torch.from_numpy(_square(loaded, image)[None]))
+            tensor = loaded.normalise(torch.from_numpy(_square(loaded, image)[None])).contiguous()
             targets: Any = [ClassifierOutputTarget(1)]
             found.append(made(input_tensor=tensor, targets=targets)[0])
     loaded.model.zero_grad(set_to_none=True)
@@ -200,6 +204,13 @@ def _best(work: Callable[[], Any], rounds: int) -> float:
 def _images(count: int) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.integers(60, 220, (460, 700, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def _in_default_format(loaded):
+    import torch
+
+    model = copy.deepcopy(loaded.model).to(memory_format=torch.contiguous_format)
+    return replace(loaded, model=model)
 
 
 def _network(name: str):
