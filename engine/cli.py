@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.runs.folder import RunFolder, Status
 
 EXIT_ERROR = 2
+BENCHES = ("loader", "train", "runs", "compare", "ensemble", "explain")
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -232,6 +233,62 @@ def _parser() -> argparse.ArgumentParser:
         "--raw", type=Path, metavar="NPY", help="also write the signed map on the layer's grid, float32"
     )
 
+    command = add(
+        "report",
+        _report,
+        "Write one self-contained HTML file (or PDF) about runs: leakage first, scores, matrices, limits.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("ids", nargs="+", metavar="ID")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends with .html or .pdf")
+    command.add_argument("--title", default="BreakHis report", help="what it is called")
+    command.add_argument("--author", default="", help="who made it")
+    command.add_argument("--split", choices=("val", "test"), default="test", help="which predictions")
+
+    command = add(
+        "bundle",
+        _bundle,
+        "Pack a run, or an ensemble with its members, into one zip for another machine.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("id", metavar="ID")
+    command.add_argument("--out", type=Path, required=True, metavar="ZIP", help="file to write")
+
+    command = add(
+        "unbundle",
+        _unbundle,
+        "Import a bundle: hashes verified, nothing in it is executed.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("bundle", type=Path, metavar="ZIP")
+    command.add_argument("--data", default="", help="where the images lie on this machine")
+
+    command = add(
+        "pack",
+        _pack,
+        "Decode a data set once into a packed cache that training reads at memory speed.",
+        as_json=True,
+    )
+    command.add_argument("data", type=Path, metavar="DATA")
+    command.add_argument(
+        "--image-size", "--image_size", type=int, default=0, help="side in pixels; 0 = native"
+    )
+    command.add_argument("--geometry", choices=("square", "letterbox", "tiles"), default="square")
+
+    command = add(
+        "bench",
+        _bench,
+        "Measure what is promised, each beside what a user would pick instead, in one run on this machine.",
+        as_json=True,
+    )
+    command.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(BENCHES)}; all unless given"
+    )
+    command.add_argument("--data", type=Path, help="data set for loader and train; the sample unless given")
+
     command = add("work", _work, "Execute the run in a folder (what workers are started with).")
     command.add_argument("folder", type=Path, metavar="DIR")
     command = add(
@@ -347,9 +404,9 @@ def _sample(given: argparse.Namespace) -> int:
 
 
 def _check(given: argparse.Namespace) -> int:
-    from engine.data.breakhis import scan
+    from engine.data.datasets import inspect
 
-    _, inventory = scan(given.data, progress=_progress("Reading"))
+    _, inventory = inspect(given.data, progress=_progress("Reading"))
     record = inventory.as_record()
     lines = [
         f"{inventory.images} images, {inventory.slides} slides, {inventory.cases} cases",
@@ -679,6 +736,94 @@ def _explain(given: argparse.Namespace) -> int:
         f"{record['image']}: {record['predicted']} ({record['probability']:.3f}), overlay in {given.out}",
     )
     return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from engine.report.html import write_report
+
+    folders = [_locate(given, run_id) for run_id in given.ids]
+    write_report(
+        folders,
+        given.out,
+        title=given.title,
+        author=given.author,
+        split=given.split,
+        progress=_progress("Writing", "step"),
+    )
+    _answer(given, {"report": str(given.out), "bytes": given.out.stat().st_size}, str(given.out))
+    return 0
+
+
+def _bundle(given: argparse.Namespace) -> int:
+    from engine.share.bundle import write_bundle
+
+    write_bundle(_locate(given), given.out, progress=_progress("Packing", "byte"))
+    _answer(given, {"bundle": str(given.out), "bytes": given.out.stat().st_size}, str(given.out))
+    return 0
+
+
+def _unbundle(given: argparse.Namespace) -> int:
+    from engine.share.bundle import read_bundle
+
+    folders = read_bundle(
+        given.bundle, given.runs, data_root=given.data, progress=_progress("Verifying", "byte")
+    )
+    ids = [folder.id for folder in folders]
+    _answer(
+        given,
+        {"id": ids[-1] if ids else None, "ids": ids},
+        "\n".join(ids) or "Everything in it is here already.",
+    )
+    return 0
+
+
+def _pack(given: argparse.Namespace) -> int:
+    from engine.data.breakhis import load_dataset
+    from engine.data.cache import pack
+
+    packed = pack(
+        load_dataset(given.data), given.image_size or None, given.geometry, progress=_progress("Packing")
+    )
+    _answer(
+        given,
+        {"images": len(packed), "file": str(packed.source)},
+        f"{len(packed)} images in {packed.source}",
+    )
+    return 0
+
+
+def _bench(given: argparse.Namespace) -> int:
+    import importlib
+
+    unknown = [name for name in given.names if name not in BENCHES]
+    if unknown:
+        raise ConfigError(
+            "There is no such bench", found=", ".join(unknown), remedy=f"Choose {', '.join(BENCHES)}"
+        )
+    results, texts = {}, []
+    for name in given.names or BENCHES:
+        _say(f"Measuring {name} ...")
+        module = importlib.import_module(f"engine.bench.{name}")
+        records = module.run(**_bench_options(name, given.data))
+        results[name] = records
+        texts += [f"\n{name}", module.text(records)]
+    _answer(given, {"benches": results}, "\n".join(texts).strip())
+    return 0
+
+
+def _bench_options(name: str, data: Path | None) -> dict[str, Any]:
+    """The data set for the benches that read images: the one given, or the sample in a temporary folder."""
+    if name not in ("loader", "train"):
+        return {}
+    import tempfile
+
+    from engine.data.breakhis import load_dataset
+    from engine.data.sample import write_sample
+
+    if data is None:
+        data = Path(tempfile.gettempdir()) / "breakhis-dashboard-bench-sample"
+        write_sample(data, seed=0)
+    return {"manifest": load_dataset(data)}
 
 
 # -- processes --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from engine.data.audit import Audit, audit
 from engine.data.breakhis import load_dataset
+from engine.data.datasets import with_task
 from engine.data.manifest import Manifest, read_manifest
 from engine.data.splits import SplitSpec, find_protocol, make_split, split_hash, split_warnings
 from engine.errors import ConfigError, EngineError, RunError, SplitError, shorten
@@ -67,7 +68,7 @@ def prepare_data(config: RunConfig, manifest: Manifest | None = None) -> Prepare
     """
     data = config.data
     manifest = manifest or load_dataset(Path(data.root).expanduser())
-    manifest = manifest.only(data.magnifications)
+    manifest = with_task(manifest, data.task).only(data.magnifications)
     if data.split_csv:
         manifest = _with_split_from(manifest, Path(data.split_csv).expanduser())
     split = make_split(manifest, SplitSpec(data.protocol, data.fold, data.split_seed))
