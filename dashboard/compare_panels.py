@@ -81,9 +81,9 @@ def _option(param: str, options: Mapping[str, str] | Sequence[str], label: str, 
     missing = selection.choice_from_url(param, known, key, default)
     if missing:
         st.caption(f"The link asks for {widgets.escaped(missing[0][:40])}, which this view does not have.")
-    words = options if isinstance(options, Mapping) else {name: name for name in known}
+    words = dict(options) if isinstance(options, Mapping) else {name: name for name in known}
     chosen = st.segmented_control(
-        label, known, format_func=lambda name: words.get(name, name), key=key, required=True, **more
+        label, known, format_func=lambda name: str(words.get(name, name)), key=key, required=True, **more
     )
     selection.choice_to_url(param, key, default)
     return chosen or default
@@ -262,7 +262,7 @@ def _matrices(
     slices = {name: words for name, words in PARTS.items() if _has(whole, name)}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         st.subheader("Confusion matrices", anchor=False)
-        modes = MODES if view.reference else {k: v for k, v in MODES.items() if k != "difference"}
+        modes = dict(MODES) if view.reference else {k: v for k, v in MODES.items() if k != "difference"}
         mode = _option("mode", modes, "Numbers", "counts", label_visibility="collapsed")
         by = (
             _option("by", slices, "Columns", "magnification", label_visibility="collapsed")
@@ -317,7 +317,7 @@ def parts_of(rows, by: str) -> list[str]:
 
 
 def _has(images: Aligned, column: str) -> bool:
-    return column in images.frame.columns and images.frame[column].astype(str).ne("").any()
+    return column in images.frame.columns and bool(images.frame[column].astype(str).ne("").any())
 
 
 def _clicked(chart: str) -> None:
