@@ -8,15 +8,16 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from dashboard import compare_view, gallery, matrix_figure, selection, tick_list, widgets
+from dashboard import compare_curves, compare_view, gallery, matrix_figure, selection, tick_list, widgets
 from dashboard.compare_view import MODES, Cell, Line, View
 from engine.analysis import comparison, metrics
 from engine.analysis.comparison import Aligned, Comparison
+from engine.report import figures
 from engine.runs.folder import Summary
 
 SPLITS = {"test": "Test", "val": "Validation"}
 PARTS = {"magnification": "Magnification", "subtype": "Subtype", "fold": "Fold"}
-VIEWS = ("Images", "Patients", "Settings")
+VIEWS = ("Images", "Curves", "Patients", "Settings")
 
 
 # --- controls ------------------------------------------------------------------------------------------
@@ -89,40 +90,66 @@ def _option(param: str, options: Mapping[str, str] | Sequence[str], label: str, 
     return chosen or default
 
 
-def _thresholds(view: View) -> View:
-    """Most probable class, or one threshold for all entries."""
+def _thresholds(view: View, labels: Mapping[str, str]) -> View:
+    """The operating point, in the URL: most probable class, one threshold, or one chosen on validation."""
     raw = selection.read("threshold")
-    key, on_key = "compare_threshold", "compare_threshold_on"
-    if on_key not in st.session_state or st.session_state.get("_threshold_seen") != raw:
-        value = _share(raw)
-        st.session_state[on_key] = value is not None
-        st.session_state[key] = value if value is not None else 0.5
-    with st.popover(
-        "Threshold" if not st.session_state[on_key] else f"Threshold {st.session_state[key]:.2f}",
-        icon=":material/tune:",
-    ):
-        on = st.toggle(
-            "Call malignant from a threshold on",
-            key=on_key,
-            help="Off: the class of greatest probability. On: everything on this page follows the threshold.",
+    point = compare_view.parse_point(raw)
+    keys = {name: f"compare_point_{name}" for name in ("rule", "value", "bound")}
+    if st.session_state.get("_point_seen") != raw or keys["rule"] not in st.session_state:
+        st.session_state[keys["rule"]] = point.rule
+        st.session_state[keys["value"]] = point.value if point.rule == "fixed" else 0.5
+        st.session_state[keys["bound"]] = (
+            point.value if point.rule in ("sensitivity", "specificity") else 0.95
         )
-        value = st.slider("Probability of malignant", 0.01, 0.99, key=key, step=0.01, disabled=not on)
-        if on and view.split == "test":
-            st.caption(
-                "A threshold that is chosen by looking at test flatters every score: choose it on validation."
-            )
-    text = f"{value:.2f}" if on else ""
-    selection.write(threshold=text)
-    st.session_state["_threshold_seen"] = text
-    return replace(view, thresholds=tuple([value if on else None] * len(view.ids)))
+    rule = st.session_state[keys["rule"]]
+    with st.popover(_point_word(rule, st.session_state, keys), icon=":material/tune:"):
+        rule = st.radio(
+            "An image is called malignant",
+            list(compare_view.RULES),
+            format_func=lambda name: compare_view.RULES[name],
+            key=keys["rule"],
+        )
+        fixed = st.slider("Threshold", 0.01, 0.99, key=keys["value"], step=0.01, disabled=rule != "fixed")
+        bound = st.slider(
+            "At least",
+            0.5,
+            1.0,
+            key=keys["bound"],
+            step=0.01,
+            disabled=rule not in ("sensitivity", "specificity"),
+        )
+        if rule == "fixed" and view.split == "test":
+            st.caption("A threshold chosen by looking at test flatters every score: choose it on validation.")
+    value = {"fixed": fixed, "sensitivity": bound, "specificity": bound}.get(rule, 0.0)
+    point = compare_view.Point(rule, value)
+    selection.write(threshold=point.text)
+    st.session_state["_point_seen"] = point.text
+    return replace(view, thresholds=compare_view.thresholds_at(view.ids, point))
 
 
-def _share(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0.01 <= value <= 0.99 else None
+def _point_word(rule: str, state, keys: Mapping[str, str]) -> str:
+    if rule == "argmax":
+        return "Threshold"
+    if rule == "youden":
+        return "Youden"
+    if rule == "fixed":
+        return f"Threshold {state[keys['value']]:.2f}"
+    return f"{rule.capitalize()} ≥ {state[keys['bound']]:.2f}"
+
+
+def _say_points(view: View, labels: Mapping[str, str]) -> None:
+    """The thresholds that were chosen on validation, locked before these images are shown."""
+    point = compare_view.parse_point(selection.read("threshold"))
+    if point.rule in ("argmax", "fixed"):
+        return
+    parts = [
+        f"{labels[run_id]} {value:.3f}" for run_id, value in compare_view.thresholds_of(view).items() if value
+    ]
+    st.caption(
+        widgets.escaped(
+            f"Thresholds chosen on validation ({compare_view.RULES[point.rule]}): {', '.join(parts)}."
+        )
+    )
 
 
 # --- the page ------------------------------------------------------------------------------------------
@@ -141,10 +168,11 @@ def draw(summaries: Sequence[Summary], labels: Mapping[str, str], split: str) ->
         _option("split", SPLITS, "Images", "test")
         shown = _option("mag", {"all": "All", **{p: p for p in powers}}, "Magnification", "all")
         if whole.classes == ("benign", "malignant"):
-            view = _thresholds(view)
+            view = _thresholds(view, labels)
         reference = _reference(ids, labels)
     view = replace(view, magnification=shown, names=_asked_scores(), reference=reference)
     _say_common(whole, labels)
+    _say_points(view, labels)
     lines = _lines(summaries, labels)
     slot = st.empty()
     quick = compare_view.compare(view, with_intervals=False)
@@ -246,12 +274,17 @@ def _table_footer(words, download, table: Comparison, lines: list[Line], view: V
             f"95% intervals: {first.method}.{gaps} ! = hover for a warning."
         )
     )
-    with download:
+    name = f"scores_{view.split}_{view.magnification}"
+    with download.popover("Save", icon=":material/download:"):
         widgets.download_table(
-            "CSV",
-            lambda: compare_view.score_csv(table, lines, view.names),
-            f"scores_{view.split}_{view.magnification}.csv",
-            "compare_csv",
+            "CSV", lambda: compare_view.score_csv(table, lines, view.names), f"{name}.csv", "compare_csv"
+        )
+        widgets.download_text(
+            "LaTeX",
+            lambda: compare_view.score_latex(table, lines, view.names),
+            f"{name}.tex",
+            "compare_latex",
+            mime="text/x-tex",
         )
 
 
@@ -335,6 +368,11 @@ def _below(
     chosen = _option("view", VIEWS, "Below", VIEWS[0], label_visibility="collapsed")
     if chosen == "Images":
         _images(view, lines, labels, whole)
+    elif chosen == "Curves":
+        kind = _option(
+            "curve", compare_curves.KINDS, "Curves", compare_curves.KINDS[0], label_visibility="collapsed"
+        )
+        compare_curves.draw(view, lines, kind)
     elif chosen == "Patients":
         _patients(view, lines)
     else:
@@ -396,16 +434,30 @@ def _bucket_choice(view: View, labels: Mapping[str, str], cell: Cell | None) -> 
 
 
 def _patients(view: View, lines: list[Line]) -> None:
+    """Bars with k/n for one entry, and all entries side by side in a table."""
     table = patient_table(view, lines)
     if table.empty:
         st.info("The cases of these images are not known.", icon=":material/help:")
         return
+    names = {line.id: line.label for line in lines}
+    whose = lines[0].id
+    if len(lines) > 1:
+        whose = _option("patients", names, "Bars of", lines[0].id)
+    images = compare_view.aligned(view)
+    cases = metrics.case_table(images.tables[whose], compare_view.thresholds_of(view)[whose])
+    right = int((cases["label"] == cases["diagnosis"]).sum())
+    widgets.show_figure(
+        figures.case_bars(cases, dark=widgets.is_dark()),
+        f"{names[whose]}: share of each patient's images that are right, hardest first. Hatched: the patient's mean "
+        f"probability gives the wrong diagnosis ({right} of {len(cases)} right).",
+        f"Recognition per patient of {names[whose]}, {right} of {len(cases)} diagnosed rightly.",
+        f"patients_{whose}",
+    )
     columns: dict = {
         line.label: st.column_config.ProgressColumn(line.label, format="percent", min_value=0, max_value=1)
         for line in lines
     }
     st.dataframe(table, hide_index=True, column_config=columns, key="compare_patients")
-    st.caption("Share of each patient's images that are right; k/n = images. Hardest patients first.")
     widgets.download_table("CSV", table, f"patients_{view.split}.csv", "compare_patients_csv")
 
 

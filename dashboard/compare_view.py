@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import cached, places, widgets
-from engine.analysis import comparison, metrics
+from engine.analysis import comparison, curves, metrics
 from engine.analysis.comparison import Aligned, Comparison, Entry, PairedDifference
 from engine.analysis.intervals import Estimate
 from engine.data.manifest import order_magnifications
@@ -250,6 +250,92 @@ def score_csv(table: Comparison, lines: Sequence[Line], names: Sequence[str]) ->
                 }
             )
     return pd.DataFrame(rows)
+
+
+def score_latex(table: Comparison, lines: Sequence[Line], names: Sequence[str]) -> str:
+    """The score table for a paper: booktabs, value with its interval."""
+    results = {entry.id: entry for entry in table.entries}
+    titles = " & ".join(["Entry", *(_tex(metrics.SCORES[name].title) for name in names)])
+    rows = [
+        " & ".join([_tex(line.label), *(_tex(results[line.id].scores[name].short) for name in names)])
+        + r" \\"
+        for line in lines
+    ]
+    base = " & ".join(
+        ["Always the larger class", *(widgets.number(table.baseline.get(name)) for name in names)]
+    )
+    note = f"n = {table.n_images} images, {table.n_cases} cases; 95\\% intervals: {_tex(table.entries[0].scores[names[0]].method)}."
+    body = "\n".join(rows)
+    return (
+        f"% {note}\n\\begin{{tabular}}{{l{'r' * len(names)}}}\n\\toprule\n{titles} \\\\\n\\midrule\n{body}\n"
+        f"\\midrule\n{base} \\\\\n\\bottomrule\n\\end{{tabular}}\n"
+    )
+
+
+def _tex(text: str) -> str:
+    """Text with LaTeX's signs escaped."""
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(signs.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
+
+
+# --- operating point -----------------------------------------------------------------------------------
+RULES = {
+    "argmax": "where it is the most probable class",
+    "fixed": "from one threshold on",
+    "youden": "by Youden's index on validation",
+    "sensitivity": "so that sensitivity on validation is at least",
+    "specificity": "so that specificity on validation is at least",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """How the operating point is chosen. value: the threshold (fixed) or the bound (sensitivity, specificity)."""
+
+    rule: str = "argmax"
+    value: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """As the URL has it: empty, `0.42`, `youden`, `sensitivity:0.95`."""
+        if self.rule == "argmax":
+            return ""
+        if self.rule == "fixed":
+            return f"{self.value:g}"
+        return self.rule if self.rule == "youden" else f"{self.rule}:{self.value:g}"
+
+
+def parse_point(text: str) -> Point:
+    """A point of the URL; the most probable class where it makes no sense."""
+    rule, _, bound = text.partition(":")
+    if rule == "youden":
+        return Point("youden")
+    try:
+        value = float(bound or rule)
+    except ValueError:
+        return Point()
+    if rule in ("sensitivity", "specificity"):
+        return Point(rule, value) if 0.5 <= value <= 1 else Point()
+    return Point("fixed", value) if not bound and 0.01 <= value <= 0.99 else Point()
+
+
+def thresholds_at(ids: Sequence[str], point: Point) -> tuple[float | None, ...]:
+    """The threshold of every entry; those chosen on validation are the same whatever is looked at.
+
+    Raises:
+        RunError, PredictionsError: an entry without usable validation predictions.
+    """
+    if point.rule == "argmax":
+        return tuple([None] * len(ids))
+    if point.rule == "fixed":
+        return tuple([point.value] * len(ids))
+    return tuple(_chosen(run_id, point, stamps([run_id], "val")) for run_id in ids)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _chosen(run_id: str, point: Point, key: tuple) -> float:
+    table = RunFolder(Path(key[0]) / run_id).predictions("val")
+    return curves.operating_point(table, point.rule, point.value or 0.95).threshold
 
 
 # --- cached --------------------------------------------------------------------------------------------

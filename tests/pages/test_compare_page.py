@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dashboard import compare_view, gallery, matrix_figure, tick_list
-from dashboard.compare_view import Cell, Line, View
+from dashboard.compare_view import Cell, Line, Point, View
 from engine.analysis import comparison
 from engine.runs.folder import locate
 
@@ -203,7 +203,7 @@ def test_runs_without_common_images_are_refused_with_the_reason(app, said, make_
     assert "no image in common" in said(at)
 
 
-@pytest.mark.parametrize("below", ["Patients", "Settings"])
+@pytest.mark.parametrize("below", ["Patients", "Settings", "Curves"])
 def test_the_other_views_are_drawn(app, two, below):
     at = app(
         "compare", runs=f"{two[0].id},{two[1].id}", view=below, mag="100X", ref=two[0].id, mode="difference"
@@ -216,6 +216,51 @@ def test_intervals_are_computed_once_and_then_known(two, runs_dir):
     assert not compare_view.is_ready(view)
     compare_view.compare(view, with_intervals=True)
     assert compare_view.is_ready(view)
+
+
+@pytest.mark.parametrize("kind", ["Calibration", "Referral", "Learning"])
+def test_every_kind_of_curve_is_drawn(app, two, kind):
+    at = app("compare", runs=f"{two[0].id},{two[1].id}", view="Curves", curve=kind)
+    assert not at.exception
+
+
+def test_points_of_a_link_round_trip_and_nonsense_means_the_most_probable_class():
+    for point in (Point(), Point("fixed", 0.42), Point("youden"), Point("sensitivity", 0.95)):
+        assert compare_view.parse_point(point.text) == point
+    for text in ("2", "sensitivity:0.1", "sensitivity:x", "0.4:0.5", "maximum"):
+        assert compare_view.parse_point(text) == Point()
+
+
+def test_a_point_chosen_on_validation_keeps_its_promise_there_and_is_locked_for_test(app, said, two):
+    bound = 0.9
+    thresholds = compare_view.thresholds_at([folder.id for folder in two], Point("sensitivity", bound))
+    for folder, threshold in zip(two, thresholds, strict=True):
+        table = folder.predictions("val")
+        malignant = table[table["label"] == "malignant"]
+        assert threshold is not None
+        assert (malignant["prob_malignant"] >= threshold).mean() >= bound
+    at = app("compare", runs=f"{two[0].id},{two[1].id}", threshold=f"sensitivity:{bound}")
+    assert not at.exception
+    assert f"first {thresholds[0]:.3f}" in said(at)
+
+
+def test_a_threshold_in_the_link_moves_every_score(app, said, two):
+    at = app("compare", runs=two[0].id, threshold="0.9")
+    assert not at.exception
+    table = two[0].predictions("test")
+    malignant = table["label"] == "malignant"
+    sensitivity = (table["prob_malignant"][malignant] >= 0.9).mean()
+    assert f"{sensitivity:.3f}" in said(at)
+
+
+def test_latex_has_a_row_per_entry_and_escapes_names(two):
+    entries = [comparison.Entry(f.id, f.id, f.predictions("test")) for f in two]
+    found = comparison.compare(entries, names=["accuracy"], draws=100)
+    lines = [Line(two[0].id, "B0_50% & more", "#111111", False), Line(two[1].id, "plain", "#222222", False)]
+    text = compare_view.score_latex(found, lines, ["accuracy"])
+    assert r"B0\_50\% \& more & " in text
+    assert text.count(r" \\") == 4
+    assert f"{found.entries[0].scores['accuracy'].value:.3f}" in text
 
 
 def predicted_right(folder) -> np.ndarray:
