@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import platform
 import re
@@ -207,8 +208,11 @@ class RunFolder:
 
     # -- label: what the user may change ------------------------------------------------------
     def label(self) -> dict[str, Any]:
+        return self._label(self.record())
+
+    def _label(self, record: dict[str, Any]) -> dict[str, Any]:
         stored = files.read_json(self.path / "label.json") or {}
-        name = stored.get("name") or self.record().get("name") or self.id
+        name = stored.get("name") or record.get("name") or self.id
         return {
             "name": str(name),
             "tags": list(stored.get("tags") or []),
@@ -242,7 +246,7 @@ class RunFolder:
 
     def write_status(self, status: Status) -> None:
         """Replace `status.json`; only for whoever holds the lock, or has just made the folder."""
-        files.write_json(self.path / "status.json", asdict(status))
+        files.write_json(self.path / "status.json", _plain(asdict(status)))
 
     def move(
         self,
@@ -334,11 +338,8 @@ class RunFolder:
 
     # -- results ------------------------------------------------------------------------------
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """One row per epoch and split: keys `epoch`, `split`, then numbers. NaN becomes null."""
-        clean = {
-            key: None if isinstance(value, float) and value != value else value for key, value in row.items()
-        }
-        files.append_line(self.path / "metrics.jsonl", clean)
+        """One row per epoch and split: keys `epoch`, `split`, then numbers; NaN and infinite become null."""
+        files.append_line(self.path / "metrics.jsonl", _plain(row))
 
     def metrics(self) -> pd.DataFrame:
         """Epoch metrics, the last row per (epoch, split); empty before the first epoch has ended."""
@@ -408,7 +409,8 @@ class RunFolder:
 
     def summary(self) -> Summary:
         """What a list shows; raises RunError when the folder is no run."""
-        record, label, status = self.record(), self.label(), self.status()
+        record, status = self.record(), self.status()
+        label = self._label(record)
         state = live_state(self, status)
         return Summary(
             id=self.id,
@@ -423,6 +425,19 @@ class RunFolder:
             audit=record.get("audit") or dict(NO_SPLIT),
             has_predictions=self.predicted_splits(),
         )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: a loss that is no number is null, a number of numpy or torch is a number."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, bool | int | float):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def lock_is_held(path: Path) -> bool:

@@ -46,8 +46,9 @@ def job(folder, report) -> str:
             log.write(json.dumps({"step": state["step"], "pid": os.getpid()}) + "\n")
         if details.get("fail") and state["step"] == 2:
             fail(str(details["fail"]))
-        files.write_json(folder.last, state)
+        # Metrics before the checkpoint, as the training loop has it: a kill in between repeats a row, and the last one wins.
         report.metrics({"epoch": state["step"], "split": "train", "loss": 1.0 / state["step"]})
+        files.write_json(folder.last, state)
         report.progress("Counting", state["step"] / total, epoch=state["step"], step=1, steps=1)
     return "completed"
 
