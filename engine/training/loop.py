@@ -190,6 +190,7 @@ class Fit:
         self.stale = 0
         self.tally = Tally.of(len(self.manifest.classes))
         self.saved_at = time.monotonic()
+        self.step_seconds: list[float] = []
 
     # -- the order of things ------------------------------------------------------------------
 
@@ -246,6 +247,9 @@ class Fit:
                 raise StopRequested
 
         self.packed = cache.pack(self.manifest, self.loaded.image_size, self.loaded.geometry, progress=packed)
+        self._make_loader()
+
+    def _make_loader(self) -> None:
         train, given = self.parts["train"], self.config.training
         images = TrainingImages(
             self.packed,
@@ -350,6 +354,7 @@ class Fit:
             self.step += 1
             now = time.perf_counter()
             self.tally.seconds += now - began
+            self.step_seconds.append(now - began)
             self.tally.waiting += source.seconds - waited
             began, waited = now, source.seconds
             self._after_step(len(groups), rate, sum(len(batch.rows) for batch in group), stage)
@@ -499,6 +504,7 @@ class Fit:
             "auroc": float(metrics.SCORES["auroc"].function(targets, probs)),
             "seconds": round(seconds, 3),
             "images_per_s": round(len(targets) / max(seconds, 1e-9), 2),
+            "ms_per_image": round(1000 * seconds / max(len(targets), 1), 2),
         }
 
     def _keep_if_best(self, row: dict[str, float]) -> None:
@@ -589,8 +595,9 @@ class Fit:
         self.work.done += cost
         rate = done / max(time.perf_counter() - began, 1e-9)
         epoch = self.epoch if phase == "Validating" else 0
+        numbers = {"predict_ms_per_image": 1000 / rate} if phase.startswith("Predicting") and rate else {}
         self.report.progress(
-            phase, self.work.fraction, epoch=epoch, step=done, steps=total, images_per_s=rate
+            phase, self.work.fraction, epoch=epoch, step=done, steps=total, images_per_s=rate, **numbers
         )
         if self.group.world == 1 and self.report.stop_requested():
             if self.optimizer is not None and self.epoch <= self.recipe.epochs and self.step:

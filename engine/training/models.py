@@ -350,6 +350,13 @@ def load_run_model(folder: RunFolder, device: str = "cpu") -> LoadedModel:
             kind="missing",
         )
     state, facts = checkpoint.load_weights(folder.best)
+    if "fusion" in facts:
+        raise WeightsError(
+            f"{folder.name} is a fusion: it sees its members' features, not images",
+            found=f"{len(facts['fusion'])} members",
+            remedy="Choose one of its members, or read the fusion's own predictions",
+            kind="fusion",
+        )
     architecture = catalog.find(str(facts["architecture"]))
     target = choose(device, "fp32")
     size = int(facts["image_size"])

@@ -1,0 +1,299 @@
+"""CNN-MLP fusion: frozen members' pooled features, concatenated, into a small network.
+
+As the study ran it, the MLP is fitted on the validation split, which had chosen its members' checkpoints, and
+watched on the test split. The corrected variant fits it on the training images and picks its epoch on
+validation; test is looked at once. Its weakness is said openly: the members have seen the training images, so
+their features look better there than they are.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional
+
+from engine.analysis import metrics
+from engine.analysis.predictions import confusion
+from engine.data import cache
+from engine.data.augment import sample_seed
+from engine.data.manifest import SPLITS, Manifest
+from engine.errors import EnsembleError, shorten
+from engine.runs.folder import COMPLETED, STOPPED, RunFolder, locate
+from engine.runs.reporter import Reporter
+from engine.training import checkpoint, failures
+from engine.training.device import choose, make_deterministic
+from engine.training.evaluate import logits, predictions_table, softmax
+from engine.training.frozen import Backbone
+from engine.training.loading import batches
+from engine.training.loop import Part, StopRequested, Tally, parts_of
+from engine.training.models import load_run_model
+
+HIDDEN = (128, 32)
+DROPOUT = 0.2
+EPOCHS = 40
+BATCH = 16
+RATE = 1e-3
+FEATURE_SHARE = 0.9
+"""Of the progress bar: the features cost minutes, the MLP seconds."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is fitted on which images: positions into the parts of the manifest."""
+
+    fit: str
+    watch: str
+    picks: bool
+    predict: tuple[str, ...]
+
+
+AS_STUDY = Fitted(fit="val", watch="test", picks=False, predict=("test",))
+CORRECTED = Fitted(fit="train", watch="val", picks=True, predict=("val", "test"))
+
+
+def build_mlp(inputs: int, classes: int = 2) -> nn.Sequential:
+    """The study's fusion network: BN, dropout 0.2, dense 128, BN, dropout, dense 32, BN, dropout, dense.
+
+    Args:
+        inputs: features of all members together (7,296 for the study's V1 family, 6,784 for V2).
+    """
+    layers: list[nn.Module] = []
+    width = inputs
+    for hidden in HIDDEN:
+        layers += [
+            _norm(width),
+            nn.Dropout(DROPOUT),
+            nn.Linear(width, hidden),
+            nn.ReLU(),
+        ]
+        width = hidden
+    layers += [_norm(width), nn.Dropout(DROPOUT), nn.Linear(width, classes)]
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
+
+
+def _norm(width: int) -> nn.BatchNorm1d:
+    """With Keras' defaults, which the study used; its momentum 0.99 is 0.01 in torch."""
+    return nn.BatchNorm1d(width, eps=1e-3, momentum=0.01)
+
+
+def train_fusion(folder: RunFolder, report: Reporter) -> str:
+    """Train the fusion of trained runs; `config.details` = {members: [ids], as_study: bool}.
+
+    A run that was interrupted starts the MLP again from its seed, on the features it has kept: the same bits.
+
+    Returns:
+        `completed` or `stopped`.
+
+    Raises:
+        EnsembleError: the members do not fit together, or saw images in training that would be scored.
+        EngineError: as `engine.training.loop.train`.
+    """
+    fusion: Fusion | None = None
+    try:
+        fusion = Fusion(folder, report)
+        fusion.run()
+    except StopRequested:
+        return STOPPED
+    except Exception as error:
+        where = fusion.where if fusion else "before the first step"
+        failure = failures.translate(error, None, where)
+        if failure is None or failure is error:
+            raise
+        raise failure from error
+    return COMPLETED
+
+
+class Fusion:
+    """One fusion being trained."""
+
+    def __init__(self, folder: RunFolder, report: Reporter):
+        self.folder, self.report = folder, report
+        self.config = folder.config()
+        self.where = "before the first step"
+        details = self.config.details
+        self.plan = AS_STUDY if details.get("as_study") else CORRECTED
+        self.members = [locate(folder.runs, run_id) for run_id in details.get("members") or []]
+        self.manifest = folder.manifest()
+        self.parts = parts_of(self.manifest)
+        self.seed = self.config.training.seed
+        self.epochs = self.config.training.epochs or EPOCHS
+        self.batch = self.config.training.batch_size or BATCH
+        report.status = replace(report.status, epochs=self.epochs)
+        check_members(self.members, self.manifest)
+        make_deterministic(self.config.training.mode == "exact")
+
+    def run(self) -> None:
+        features = self._features()
+        torch.manual_seed(self.seed)
+        mlp = build_mlp(features.shape[1], len(self.manifest.classes))
+        self._fit(mlp, features)
+        self._predict(mlp, features)
+
+    # -- features -----------------------------------------------------------------------------
+
+    def _features(self) -> torch.Tensor:
+        """Features of every image of the manifest, members side by side: (images, features)."""
+        stored = self.folder.path / "features.safetensors"
+        ids = [member.id for member in self.members]
+        if stored.is_file():
+            state, facts = checkpoint.load_weights(stored)
+            if facts.get("members") == ids:
+                return state["features"]
+        blocks = [self._of_member(number, member) for number, member in enumerate(self.members)]
+        features = torch.from_numpy(np.concatenate(blocks, axis=1)).float()
+        checkpoint.save_weights(stored, {"features": features}, {"members": ids})
+        return features
+
+    def _of_member(self, number: int, member: RunFolder) -> np.ndarray:
+        self.where = f"the features of {member.name}"
+        loaded = load_run_model(member, choose(self.config.training.device, "fp32").torch.type)
+        packed = cache.pack(self.manifest, loaded.image_size, loaded.geometry)
+        eye = replace(loaded, model=Backbone(loaded.model).eval())
+
+        def progress(done: int, total: int) -> None:
+            share = FEATURE_SHARE * (number + done / total) / len(self.members)
+            self._say(f"Features of {member.name}", share, step=done, steps=total)
+
+        return logits(eye, lambda row: packed[row], range(len(self.manifest)), progress=progress)
+
+    # -- the MLP ------------------------------------------------------------------------------
+
+    def _fit(self, mlp: nn.Sequential, features: torch.Tensor) -> None:
+        fit, watch = self.parts[self.plan.fit], self.parts[self.plan.watch]
+        optimizer = torch.optim.Adam(mlp.parameters(), lr=RATE, eps=1e-7)
+        # Keras counts patience 1 as one epoch without gain, torch calls that patience 0.
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.5, patience=0, threshold=1e-4, threshold_mode="abs"
+        )
+        best = -1.0
+        for epoch in range(1, self.epochs + 1):
+            rate = optimizer.param_groups[0]["lr"]
+            tally = self._epoch(mlp, features, fit, epoch, optimizer)
+            schedule.step(tally.loss / tally.images)
+            row = self._scores(mlp, features, watch)
+            self.report.metrics({"epoch": epoch, "split": "train", **tally.row(), "lr": rate})
+            self.report.metrics({"epoch": epoch, "split": self.plan.watch, **row, "lr": rate})
+            # Nothing is picked on the test split that the study watched: its last epoch counts.
+            value = row["balanced_accuracy"] if self.plan.picks else float(epoch)
+            if value > best:
+                best = value
+                self._keep(mlp, epoch, row["balanced_accuracy"])
+
+    def _epoch(self, mlp: nn.Sequential, features: torch.Tensor, part: Part, epoch: int, optimizer) -> Tally:
+        mlp.train()
+        tally, began = Tally.of(len(self.manifest.classes)), time.perf_counter()
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(part))
+        wanted = batches(order, epoch, self.batch)
+        for step, batch in enumerate(wanted):
+            self.where = f"epoch {epoch}, step {step + 1}"
+            torch.manual_seed(sample_seed(self.seed, -1 - epoch, step))
+            rows = list(batch.rows)
+            targets = torch.from_numpy(part.targets[rows])
+            outputs = mlp(features[part.rows[rows]])
+            loss = functional.cross_entropy(outputs, targets)
+            if not torch.isfinite(loss):
+                raise failures.not_a_number(epoch, step + 1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            tally.loss += float(loss.detach()) * len(rows)
+            tally.images += len(rows)
+            tally.matrix += confusion(
+                part.targets[rows], outputs.detach().argmax(1).numpy(), len(tally.matrix)
+            )
+            share = FEATURE_SHARE + (1 - FEATURE_SHARE) * (epoch - 1 + step / len(wanted)) / self.epochs
+            self._say("Training", share, epoch=epoch, step=step + 1, steps=len(wanted))
+        tally.seconds = time.perf_counter() - began
+        return tally
+
+    def _logits(self, mlp: nn.Sequential, features: torch.Tensor, part: Part) -> np.ndarray:
+        mlp.eval()
+        with torch.inference_mode():
+            return mlp(features[part.rows]).numpy().astype(np.float64)
+
+    def _scores(self, mlp: nn.Sequential, features: torch.Tensor, part: Part) -> dict[str, float]:
+        probs = softmax(self._logits(mlp, features, part))
+        matrix = confusion(part.targets, probs.argmax(1), probs.shape[1])
+        chosen = np.clip(probs[np.arange(len(part)), part.targets], 1e-12, 1.0)
+        return {
+            "loss": float(-np.log(chosen).mean()),
+            "accuracy": float(metrics.accuracy(matrix)),
+            "balanced_accuracy": float(metrics.balanced_accuracy(matrix)),
+            "auroc": float(metrics.SCORES["auroc"].function(part.targets, probs)),
+        }
+
+    def _keep(self, mlp: nn.Sequential, epoch: int, value: float) -> None:
+        facts = {
+            "fusion": [member.id for member in self.members],
+            "classes": list(self.manifest.classes),
+            "epoch": epoch,
+            "as_study": not self.plan.picks,
+        }
+        checkpoint.save_weights(self.folder.best, mlp.state_dict(), facts)
+        if self.plan.picks:
+            self.report.best("balanced_accuracy", value, epoch)
+
+    def _predict(self, mlp: nn.Sequential, features: torch.Tensor) -> None:
+        state, _ = checkpoint.load_weights(self.folder.best)
+        mlp.load_state_dict(state)
+        for name in self.plan.predict:
+            part = self.parts[name]
+            if len(part):
+                rows = self.manifest.table.iloc[part.rows].reset_index(drop=True)
+                values = self._logits(mlp, features, part)
+                self.folder.write_predictions(name, predictions_table(rows, values, self.manifest.classes))
+
+    def _say(self, phase: str, share: float, **where: int) -> None:
+        self.report.progress(phase, share, **where)
+        if self.report.stop_requested():
+            raise StopRequested
+
+
+def check_members(members: list[RunFolder], manifest: Manifest) -> None:
+    """Members that can be fused on a split: trained, of the same classes, and blind to what is scored.
+
+    Raises:
+        EnsembleError: fewer than two members; a member that is no trained run, has other classes, or was
+            trained on an image of the validation or test part.
+    """
+    if len(members) < 2:
+        raise EnsembleError(
+            "A fusion needs at least two members", found=str(len(members)), remedy="Choose more runs"
+        )
+    for member in members:
+        config = member.config()
+        if config.kind != "train":
+            raise EnsembleError(
+                f"{member.name} has no network of its own",
+                found=f"a run of kind {config.kind}",
+                remedy="Fuse trained runs only",
+            )
+        if tuple(config.classes) != tuple(manifest.classes):
+            raise EnsembleError(
+                f"{member.name} has other classes",
+                found=", ".join(config.classes),
+                remedy=f"Fuse runs of {', '.join(manifest.classes)}",
+            )
+        _check_roles(member, manifest.table)
+
+
+def _check_roles(member: RunFolder, table: pd.DataFrame) -> None:
+    theirs = member.manifest().table
+    seen = set(theirs.loc[theirs["split"] == "train", "image_id"])
+    scored = table.loc[table["split"].isin(SPLITS[1:]), "image_id"]
+    both = [name for name in scored if name in seen]
+    if both:
+        raise EnsembleError(
+            f"{member.name} was trained on images that this fusion would score",
+            found=f"{len(both)} images, for example {shorten(both)}",
+            remedy="Fuse runs of one and the same split",
+        )
