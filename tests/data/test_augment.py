@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import albumentations
 import numpy as np
 import pytest
 
+from engine.data import augment
 from engine.data.augment import RECIPES, preview, recipe, sample_seed
 from engine.errors import ConfigError
 from engine.runs.config import AUGMENTATIONS
@@ -35,16 +37,40 @@ def test_same_seed_same_pixels(image, name):
     assert name == "none" or len({pixels.tobytes() for pixels in results}) > 4
 
 
-def test_flips_are_independent_of_each_other(image):
+def test_flips_are_independent_of_each_other_and_lossless(image):
     """albumentations' own seeding would flip both ways together, always."""
-    import albumentations
-
-    from engine.data import augment
-
-    flips = augment.Augmenter("flips", 64, "square", albumentations.Compose(augment._flips(albumentations)))
+    flips = augment.Augmenter(
+        "flips", 64, "square", albumentations.Compose([augment._move(albumentations, 0, 0)])
+    )
     seen = {flips(image, seed).tobytes() for seed in range(40)}
     expected = {view.tobytes() for view in (image, image[:, ::-1], image[::-1], image[::-1, ::-1])}
     assert seen == expected
+
+
+def test_a_move_is_what_albumentations_affine_does(image):
+    import cv2
+
+    smooth = cv2.GaussianBlur(image, (0, 0), 3)
+    matrix = augment._matrix(smooth.shape, (1.0, 1.0), np.deg2rad(30), (0.1, -0.2), 1.2)
+    ours = cv2.warpAffine(smooth, matrix, (64, 64), borderMode=cv2.BORDER_REFLECT)
+    theirs = albumentations.Affine(
+        rotate=(-30, -30),  # it turns the other way round
+        scale=(1.2, 1.2),
+        translate_percent={"x": (0.1, 0.1), "y": (-0.2, -0.2)},
+        border_mode=cv2.BORDER_REFLECT,
+        p=1.0,
+    )(image=smooth)["image"]
+    difference = np.abs(ours.astype(int) - theirs)
+    assert difference.mean() < 1.5  # 0 without translation, which they round to whole pixels
+
+
+def test_both_generators_follow_the_seed(image):
+    """`strong` draws from Python's and from numpy's generator."""
+    strong = recipe("strong", 64)
+    first = [strong(image, seed) for seed in range(30)]
+    again = [strong(image, seed) for seed in range(30)]
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    assert len({pixels.tobytes() for pixels in first}) == 30
 
 
 def test_tiles_are_cut_at_native_resolution(image):
