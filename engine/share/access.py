@@ -235,9 +235,11 @@ def is_loopback(address: str | None) -> bool:
     if address is None:
         return True
     try:
-        return ipaddress.ip_address(address.strip("[]").partition("%")[0]).is_loopback
+        found = ipaddress.ip_address(address.strip("[]").partition("%")[0])
     except ValueError:
         return False
+    mapped = getattr(found, "ipv4_mapped", None)  # ::ffff:127.0.0.1, of a socket that speaks both
+    return (mapped or found).is_loopback
 
 
 def _is_local_host(host: str) -> bool:

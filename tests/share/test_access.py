@@ -29,6 +29,7 @@ def test_whoever_has_the_terminal_edits():
     [
         (LOCAL, None),
         (LOCAL, "127.0.0.1"),
+        (LOCAL, "::ffff:127.0.0.1"),
         ({"host": "127.0.0.1:8501"}, "::1"),
         ({"host": "[::1]:8501", "origin": "http://[::1]:8501"}, None),
         ({}, None),
