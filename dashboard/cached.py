@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import forecast, places
+from dashboard import batch_preview, forecast, places
 from engine.analysis import intervals
 from engine.data import datasets, hashing, images
 from engine.data.breakhis import Inventory
@@ -27,6 +27,7 @@ from engine.runs.folder import RunFolder, Summary
 
 # A cached value is shared with nobody: st.cache_data hands out copies.
 ENTRIES = 32
+PAST_RUNS = 30
 
 
 # --- data sets -----------------------------------------------------------------------------------------
@@ -120,6 +121,16 @@ def _thumbnail(path: str, stamp: tuple, width: int) -> bytes:
     return images.encode_png(images.thumbnail(Path(path), width))
 
 
+@st.cache_data(max_entries=8, show_spinner=False)
+def batch_sheet(paths: tuple[str, ...], recipe: str, size: int, geometry: str, n: int) -> bytes:
+    """Augmented versions of images as one PNG (see `dashboard.batch_preview`).
+
+    Raises:
+        DataError: an image or the preview fails.
+    """
+    return batch_preview.sheet([Path(path) for path in paths], recipe, size, geometry, n)
+
+
 # --- runs ----------------------------------------------------------------------------------------------
 def summaries() -> list[Summary]:
     """Every run, newest first (the engine keeps what did not change)."""
@@ -167,25 +178,32 @@ def _metrics(path: str, stamp: tuple) -> pd.DataFrame:
 
 
 def past_runs() -> list[forecast.Past]:
-    """What finished runs took, newest first, at most twenty of them."""
+    """What the newest finished runs took; runs without a manifest do not count."""
+    done = [
+        summary.id
+        for summary in summaries()
+        if summary.state == run_folder.COMPLETED and summary.config.kind == "train"
+    ]
+    return _past_runs(str(places.runs_folder()), tuple(done[:PAST_RUNS]))
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _past_runs(runs: str, ids: tuple[str, ...]) -> list[forecast.Past]:
     found = []
-    for summary in summaries():
-        status = summary.status
-        if summary.state != run_folder.COMPLETED or summary.config.kind != "train":
-            continue
+    for run_id in ids:
+        folder = RunFolder(Path(runs) / run_id)
         try:
-            table = manifest_of(summary.id).table
-        except EngineError:
+            status, sides = folder.status(), folder.manifest().table["split"]
+        except (EngineError, KeyError):
             continue
         total = (status.ended_at or 0.0) - (status.started_at or 0.0)
-        memory = float(status.numbers.get("memory_mb") or 0.0)
-        record = forecast.past(
-            summary.name, summary.config, metrics(summary.id), table["split"], total, memory
+        numbers = status.numbers
+        memory = float(
+            numbers.get("gpu_memory_mb") or numbers.get("ram_mb") or numbers.get("memory_mb") or 0.0
         )
+        record = forecast.past(folder.name, folder.config(), folder.metrics(), sides, total, memory)
         if record is not None:
             found.append(record)
-        if len(found) == 20:
-            break
     return found
 
 

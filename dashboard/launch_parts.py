@@ -435,6 +435,7 @@ def launch_panel(draft: Draft) -> None:
     found = launch_form.doubts(draft.config, ready, draft.models)
     with right:
         _schedule(draft.config, ready)
+        _batch(draft.config, ready)
     with left:
         widgets.show_errors(problems, f"{len(problems)} problems keep this from starting")
         sure = True
@@ -584,6 +585,35 @@ def _schedule(config: RunConfig, ready: Prepared | None) -> None:
         f"Learning rate over {recipe.epochs} epochs. {said}.",
         "schedule",
     )
+
+
+def _batch(config: RunConfig, ready: Prepared | None) -> None:
+    """A few training images as the network will see them, on demand."""
+    if ready is None:
+        return
+    try:
+        recipe = presets.resolve(config)
+    except ConfigError:
+        return
+    if not st.toggle(
+        "Preview an augmented batch",
+        key=_key("batch"),
+        help="Drawn by a process of its own; takes some seconds.",
+    ):
+        return
+    record = catalog.BY_NAME.get(config.model.name)
+    size = config.model.image_size or (record.image_size if record else 224)
+    train = ready.manifest.table[ready.manifest.table["split"] == "train"]
+    rows = train.groupby("label", sort=False).head(1)
+    paths = tuple(str(ready.manifest.absolute(str(path))) for path in rows["path"][:3])
+    with widgets.errors_shown():
+        with st.spinner("Augmenting ..."):
+            sheet = cached.batch_sheet(paths, recipe.augmentation, min(size, 160), config.model.geometry, 4)
+        said = (
+            f"{recipe.augmentation} augmentation: one training image per class (left) and four versions of it"
+        )
+        st.image(sheet, width="stretch", alt=said)
+        st.caption(widgets.escaped(f"{said}, drawn at {min(size, 160)} pixels."))
 
 
 def _launch(planned: list[RunConfig]) -> None:

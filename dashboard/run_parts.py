@@ -24,10 +24,11 @@ SCORES = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "auroc"
 NUMBERS = {
     "images_per_s": ("Images per second", "", 1),
     "wait_share": ("Waiting for data", "%", 0),
-    "memory_mb": ("Memory", " MB", 0),
-    "gpu_memory_mb": ("GPU memory", " MB", 0),
-    "gpu_share": ("GPU busy", "%", 0),
     "cpu_share": ("CPU busy", "%", 0),
+    "ram_mb": ("Memory of the run", " MB", 0),
+    "ram_share": ("Memory of the machine", "%", 0),
+    "gpu_share": ("GPU busy", "%", 0),
+    "gpu_memory_mb": ("GPU memory", " MB", 0),
     "loss": ("Training loss", "", 3),
     "lr": ("Learning rate", "", -1),
 }
@@ -172,7 +173,7 @@ def _progress(folder: RunFolder, status: run_folder.Status, state: str) -> None:
         )
     shown = [(key, status.numbers[key]) for key in NUMBERS if status.numbers.get(key) is not None]
     if shown:
-        columns = st.columns(max(len(shown), 4))
+        columns = st.columns(max(len(shown), 6))
         for column, (key, value) in zip(columns, shown, strict=False):
             label, unit, digits = NUMBERS[key]
             share = key.endswith("_share")
@@ -384,25 +385,31 @@ def _configuration(summary: Summary) -> None:
     for column, (group, holder) in zip(columns, holders.items(), strict=True):
         with column:
             st.html(f"<b>{titles[group]}</b>")
-            pairs = []
-            for kind, item in options():
-                if kind.__name__ == group:
-                    value = getattr(holder, item.name)
-                    text = ", ".join(value) if isinstance(value, tuple) else value
-                    pairs.append(
-                        (
-                            item.metadata["label"],
-                            "as the recipe says"
-                            if text in ("", 0, 0.0)
-                            and item.name in ("epochs", "batch_size", "lr", "augmentation")
-                            else ("all" if text == "" else text),
-                        )
-                    )
+            pairs = [
+                (item.metadata["label"], _shown(item.name, getattr(holder, item.name)))
+                for kind, item in options()
+                if kind.__name__ == group
+            ]
             widgets.facts(pairs)
     if config.details:
         st.json(config.details, expanded=False)
     st.caption("The same from the command line:")
     st.code(launch.command_line(config), language="bash", wrap_lines=True)
+
+
+def _shown(name: str, value: Any) -> str:
+    """A configured value as a person reads it: an empty one says what it stands for."""
+    if isinstance(value, tuple):
+        return ", ".join(value) or "all"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    meaning = {
+        "epochs": "the recipe's", "batch_size": "the recipe's", "lr": "the recipe's", "augmentation": "the recipe's",
+        "image_size": "the model's", "patience": "never", "split_csv": "none",
+    }  # fmt: skip
+    if not value and name in meaning:
+        return meaning[name]
+    return "chosen by the engine" if name == "workers" and value == -1 else str(value)
 
 
 def _history(summary: Summary) -> None:

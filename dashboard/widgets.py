@@ -57,7 +57,7 @@ _STYLE = """
 .bh-muted{opacity:.68}
 .bh-num{font-variant-numeric:tabular-nums}
 .bh-question{opacity:.72;margin:.1rem 0 0 0;font-size:.95rem}
-.bh-facts{margin:0;padding:0;display:grid;grid-template-columns:max-content 1fr;gap:.15rem .9rem;font-size:.9rem}
+dl.bh-facts{margin:0!important;padding:0!important;display:grid;grid-template-columns:max-content 1fr;gap:.15rem .9rem;font-size:.9rem}
 .bh-facts dt{opacity:.68}.bh-facts dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 [data-testid="stMetricValue"]{font-variant-numeric:tabular-nums}
 [data-testid="stMainBlockContainer"]{padding-left:2.4rem;padding-right:2.4rem}
