@@ -1,0 +1,156 @@
+"""Marks people leave on images: wrong label, artefact, discuss. Kept with author and time, never overwritten.
+
+`marks.jsonl` in the runs folder: one JSON object per line, only ever appended to; taking a mark back is a
+line of its own. A torn last line (a crash while writing) is skipped. A sensitivity analysis leaves marked
+images out and always says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from engine.errors import PredictionsError
+
+FILE = "marks.jsonl"
+KINDS = {
+    "wrong-label": "The label looks wrong",
+    "artefact": "Artefact: fold, blur, pen, empty glass",
+    "discuss": "To be discussed",
+}
+COLUMNS = ("image_id", "kind", "author", "time", "note")
+LONGEST = 2000
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One person's remark on one image. removed: this line takes the mark back."""
+
+    image_id: str
+    kind: str
+    author: str
+    time: str
+    note: str = ""
+    removed: bool = False
+
+
+def mark(runs: Path, image_id: str, kind: str, author: str, note: str = "", *, remove: bool = False) -> Mark:
+    """Append a mark (or take the same author's mark of this kind back).
+
+    Raises:
+        PredictionsError: an unknown kind, no image or author, a note too long, or a folder that cannot be
+            written to.
+    """
+    if kind not in KINDS:
+        raise PredictionsError("There is no such mark", found=kind, remedy=f"Use one of {', '.join(KINDS)}")
+    if not image_id.strip() or not author.strip():
+        raise PredictionsError(
+            "A mark needs its image and its author",
+            found=f"image {image_id!r}, author {author!r}",
+            remedy="Give your name once, above the image",
+        )
+    if len(note) > LONGEST:
+        raise PredictionsError(
+            f"A note holds up to {LONGEST:,} characters", found=f"{len(note):,}", remedy="Shorten it"
+        )
+    made = Mark(image_id, kind, author.strip(), datetime.now(UTC).isoformat(timespec="seconds"), note, remove)
+    line = json.dumps(asdict(made), ensure_ascii=False) + "\n"
+    target = Path(runs) / FILE
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # one write of one line with O_APPEND: lines of two writers do not mix. A torn line is closed first.
+        with open(target, "ab") as file:
+            if file.tell() and not _ends_with_newline(target):
+                line = "\n" + line
+            file.write(line.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise PredictionsError(
+            "The mark could not be kept", found=str(error), remedy="Make the runs folder writable"
+        ) from error
+    return made
+
+
+def _ends_with_newline(target: Path) -> bool:
+    with open(target, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def history(runs: Path) -> list[Mark]:
+    """Every line in order, removals included; lines that cannot be read are skipped."""
+    target = Path(runs) / FILE
+    if not target.is_file():
+        return []
+    marks = []
+    for line in target.read_text(encoding="utf-8", errors="replace").split("\n"):  # not at U+2028
+        try:
+            record = json.loads(line)
+            marks.append(Mark(**{key: record[key] for key in (*COLUMNS, "removed")}))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return marks
+
+
+def marks(runs: Path) -> pd.DataFrame:
+    """The marks in force, columns `COLUMNS`, a row per image, kind and author (their latest word)."""
+    latest: dict[tuple[str, str, str], Mark] = {}
+    for one in history(runs):
+        key = (one.image_id, one.kind, one.author)
+        latest.pop(key, None)
+        if not one.removed:
+            latest[key] = one
+    rows = [{name: getattr(one, name) for name in COLUMNS} for one in latest.values()]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def export_csv(runs: Path) -> str:
+    """The marks in force as CSV text; cells that a spreadsheet would run as a formula are prefixed with '."""
+    table = marks(runs)
+    for column in table.columns:
+        table[column] = [
+            f"'{text}" if str(text).startswith(("=", "+", "-", "@", "\t", "\r")) else text
+            for text in table[column]
+        ]
+    return table.to_csv(index=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Predictions without marked images. label: the sentence that must stand beside every figure of it."""
+
+    predictions: pd.DataFrame
+    excluded: tuple[str, ...]
+    label: str
+
+
+def without_marked(
+    predictions: pd.DataFrame, marked: pd.DataFrame, kinds: Iterable[str] = ("wrong-label", "artefact")
+) -> Sensitivity:
+    """Leave out images that carry a mark of these kinds, for a sensitivity analysis.
+
+    Raises:
+        PredictionsError: nothing is left.
+    """
+    chosen = list(kinds)
+    banned = set(marked.loc[marked["kind"].isin(chosen), "image_id"])
+    drop = predictions["image_id"].isin(banned).to_numpy()
+    if drop.all() and len(predictions):
+        raise PredictionsError(
+            "Every image is marked: nothing is left to score",
+            found=f"{len(predictions)} images",
+            remedy="Choose fewer kinds of mark",
+        )
+    excluded = tuple(predictions.loc[drop, "image_id"].astype(str))
+    label = (
+        f"Sensitivity analysis: {len(excluded):,} of {len(predictions):,} images left out "
+        f"(marked {', '.join(chosen)}); not the main result"
+    )
+    return Sensitivity(predictions[~drop].reset_index(drop=True), excluded, label)
