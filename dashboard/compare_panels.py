@@ -179,7 +179,7 @@ def draw(summaries: Sequence[Summary], labels: Mapping[str, str], split: str) ->
     ready = compare_view.is_ready(view)
     best = compare_view.compare(view, with_intervals=True) if ready else quick
     _table(slot, best, lines, view)
-    words, buttons = st.columns([3.4, 1], vertical_alignment="center")
+    words, buttons = st.columns([2.5, 1], vertical_alignment="center")
     with buttons.container(horizontal=True, gap="small", horizontal_alignment="right"):
         _columns()
         download = st.container(width="content")
@@ -442,7 +442,11 @@ def _patients(view: View, lines: list[Line]) -> None:
     names = {line.id: line.label for line in lines}
     whose = lines[0].id
     if len(lines) > 1:
-        whose = _option("patients", names, "Bars of", lines[0].id)
+        selection.choice_from_url("patients", list(names), "compare_patients_of", whose)
+        whose = st.selectbox(
+            "Bars of", list(names), format_func=lambda one: names[one], key="compare_patients_of", width=320
+        )
+        selection.choice_to_url("patients", "compare_patients_of", lines[0].id)
     images = compare_view.aligned(view)
     cases = metrics.case_table(images.tables[whose], compare_view.thresholds_of(view)[whose])
     right = int((cases["label"] == cases["diagnosis"]).sum())

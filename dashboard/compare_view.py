@@ -181,16 +181,30 @@ def _score_cell(estimate: Estimate, gap: PairedDifference | None, best: bool) ->
 
 
 def _gap_html(gap: PairedDifference) -> str:
-    """`Δ +0.021 [-0.010, 0.051]`, bold where the adjusted test and the interval both leave zero out."""
+    """`Δ +0.021 p .310` and its interval; bold where the adjusted test and the interval both leave zero out."""
     one = gap.estimate
     if one.value != one.value:
         return "<small>Δ n/a</small>"
-    low, high = (f"{one.low:+.3f}", f"{one.high:+.3f}") if one.low == one.low else ("n/a", "n/a")
-    clear = one.low == one.low and (one.low > 0 or one.high < 0) and gap.p_holm < 0.05
-    p = f"p = {gap.p_holm:.3f}" if gap.p_holm >= 0.001 else "p &lt; 0.001"
+    low, high = _bounds(gap)
+    clear = low == low and (low > 0 or high < 0) and gap.p_holm < 0.05
+    interval = f"[{low:+.3f}, {high:+.3f}]" if low == low else "[n/a]"
+    p = (
+        "n/a"
+        if gap.p_holm != gap.p_holm
+        else "&lt; .001"
+        if gap.p_holm < 0.001
+        else f"{gap.p_holm:.3f}".lstrip("0")
+    )
     title = widgets.plain(f"sign-flip over cases, Holm over {gap.comparisons}")
     weight = ' class="bh-clear"' if clear else ""
-    return f'<small{weight} title="{title}">Δ {one.value:+.3f}, {p}<br>[{low}, {high}]</small>'
+    return f'<small{weight} title="{title}">Δ {one.value:+.3f} p {p}<br>{interval}</small>'
+
+
+def _bounds(gap: PairedDifference) -> tuple[float, float]:
+    """The interval of a difference, no wider than the score allows: bootstrap-t of few cases may run to infinity."""
+    low, high = metrics.score_of(gap.score).range
+    reach = high - low
+    return max(gap.estimate.low, -reach), min(gap.estimate.high, reach)
 
 
 def _name_html(line: Line, reference: bool) -> str:
@@ -206,11 +220,11 @@ def _name_html(line: Line, reference: bool) -> str:
 _TABLE_STYLE = """<style>
 .bh-scroll{overflow-x:auto}
 .bh-scores{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.9rem}
-.bh-scores th,.bh-scores td{padding:.32rem .55rem;text-align:right;vertical-align:top;border:0;
+.bh-scores th,.bh-scores td{padding:.32rem .4rem;text-align:right;vertical-align:top;border:0;
  border-bottom:1px solid color-mix(in srgb,currentColor 12%,transparent);line-height:1.3;white-space:nowrap}
 .bh-scores thead th{font-weight:550;font-size:.78rem;opacity:.75;white-space:normal;vertical-align:bottom;cursor:help}
-.bh-scores th:first-child{text-align:left;font-weight:550;white-space:normal;min-width:9rem}
-.bh-scores small{font-size:.76rem;opacity:.72}.bh-scores .bh-best{font-weight:700}
+.bh-scores th:first-child{text-align:left;font-weight:550;white-space:normal;min-width:7rem}
+.bh-scores small{font-size:.73rem;opacity:.75}.bh-scores .bh-best{font-weight:700}
 .bh-scores .bh-clear{font-weight:700;opacity:1}
 .bh-scores .bh-base td,.bh-scores .bh-base th{opacity:.72;font-weight:400}
 .bh-scores .bh-reference{background:color-mix(in srgb,currentColor 5%,transparent)}
@@ -244,8 +258,8 @@ def score_csv(table: Comparison, lines: Sequence[Line], names: Sequence[str]) ->
                     "baseline": table.baseline.get(name),
                     "reference": gap.reference if gap else "",
                     "difference": gap.estimate.value if gap else None,
-                    "difference_low": gap.estimate.low if gap else None,
-                    "difference_high": gap.estimate.high if gap else None,
+                    "difference_low": _bounds(gap)[0] if gap else None,
+                    "difference_high": _bounds(gap)[1] if gap else None,
                     "p_holm": gap.p_holm if gap else None,
                 }
             )

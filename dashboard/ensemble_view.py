@@ -250,7 +250,7 @@ def _answer(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> 
     scores = {name: intervals.score_estimate(name, own, sample) for name in names}
     gains = {
         name: sample.estimate(
-            Difference(statistic(name, own, groups), statistic(name, singles[best], groups))
+            Difference(statistic(name, own, groups), statistic(name, singles[best], groups)), (-1.0, 1.0)
         )
         for name in names
         if metrics.score_of(name).family != "patient" or groups.kind == "case"
