@@ -40,6 +40,7 @@ from filelock import FileLock, Timeout
 from engine import files
 from engine.errors import RunError
 from engine.runs.config import RunConfig
+from engine.share import access
 
 if TYPE_CHECKING:  # the supervisor reads folders in 40 MB: tables are imported where they are read
     import pandas as pd
@@ -223,8 +224,10 @@ class RunFolder:
         """Change name, tags or notes; the id and every link stay.
 
         Raises:
+            AccessError: whoever asks is no editor.
             RunError: the run is gone, or its folder cannot be written.
         """
+        access.require_editor("rename runs")
         label = {**self.label(), **changes}
         with writing(f"The label of {self.id} cannot be written"):
             files.write_json(self.path / "label.json", label)
@@ -729,8 +732,10 @@ def delete(folder: RunFolder) -> None:
     """Move a run to the trash of its runs folder; `restore` undoes it.
 
     Raises:
+        AccessError: whoever asks is no editor.
         RunError: it is being worked on, gone already, or the folder cannot be written.
     """
+    who = access.require_editor("delete runs")
     with folder.hold(1.0):  # no worker can begin in the middle of the move
         state = unattended_state(folder.status())
         if state in WORKING:
@@ -741,14 +746,17 @@ def delete(folder: RunFolder) -> None:
             trash = folder.runs / TRASH
             trash.mkdir(exist_ok=True)
             folder.path.replace(trash / folder.id)
+    access.log(folder.runs, "delete", folder.id, who)
 
 
 def restore(runs: Path, run_id: str) -> RunFolder:
     """Bring a run back from the trash.
 
     Raises:
+        AccessError: whoever asks is no editor.
         RunError: it is not in the trash, or the folder cannot be written.
     """
+    who = access.require_editor("restore runs")
     source = Path(runs) / TRASH / run_id
     if not ID_PATTERN.fullmatch(run_id) or not source.is_dir():
         raise RunError(
@@ -758,6 +766,7 @@ def restore(runs: Path, run_id: str) -> RunFolder:
         )
     with writing(f"The run {run_id} cannot be brought back"):
         source.replace(Path(runs) / run_id)
+    access.log(Path(runs), "restore", run_id, who)
     return RunFolder(Path(runs) / run_id)
 
 
@@ -769,8 +778,10 @@ def trashed(runs: Path) -> list[str]:
 
 def empty_trash(runs: Path) -> int:
     """Delete what is in the trash for good; returns how many runs."""
+    who = access.require_editor("empty the trash")
     ids = trashed(runs)
     shutil.rmtree(Path(runs) / TRASH, ignore_errors=True)
+    access.log(Path(runs), "empty trash", ",".join(ids), who)
     return len(ids)
 
 

@@ -40,6 +40,7 @@ from engine.runs.folder import (
     new_id,
 )
 from engine.runs.queue import Queue, requeue, wanted
+from engine.share import access
 
 # A worker's loop looks for STOP at every step and then saves; what takes longer than this hangs.
 STOP_GRACE_S = 60.0
@@ -165,8 +166,10 @@ def prepare(
     """Make the folder of a run that can be executed.
 
     Raises:
+        AccessError: whoever asks is no editor.
         EngineError: the first of `problems`; nothing is then left behind.
     """
+    who = access.require_editor("launch runs")
     executors.find(executor)
     for error in value_problems(config):
         raise error
@@ -175,7 +178,7 @@ def prepare(
     config = config.changed(data__root=root, classes=ready.manifest.classes)
     if not config.name:
         config = config.changed(name=catalog.find(config.model.name).label)
-    return create(
+    folder = create(
         runs,
         config,
         config.model.name,
@@ -184,6 +187,8 @@ def prepare(
         split_hash=ready.split_hash,
         status=Status(executor=executor).moved(state),
     )
+    access.log(runs, "launch", folder.id, who)
+    return folder
 
 
 def start(
@@ -238,8 +243,10 @@ def stop(folder: RunFolder, *, kill: bool = False) -> str:
         What happened, as a sentence.
 
     Raises:
+        AccessError: whoever asks is no editor.
         RunError: it is not active, the folder cannot be written, or (kill) its process cannot be found.
     """
+    who = access.require_editor("stop runs")
     state = folder.state()
     lost = state == UNKNOWN and folder.status().state in WORKING  # a cluster out of reach
     if state not in ACTIVE and not lost:
@@ -248,6 +255,7 @@ def stop(folder: RunFolder, *, kill: bool = False) -> str:
             found=f"state {state}",
             remedy="Only a queued or running run can be stopped",
         )
+    access.log(folder.runs, "kill" if kill else "stop", folder.id, who)
     folder.request_stop()  # first of all: a worker that is just being started looks for it before it works
     withdrawn = Queue(folder.runs).withdraw(folder.id)
     if (withdrawn or state == QUEUED) and folder.move((QUEUED,), STOPPED, ended_at=time.time()):
@@ -278,8 +286,10 @@ def resume(folder: RunFolder) -> str:
         What happened, as a sentence; a completed run is left as it is.
 
     Raises:
+        AccessError: whoever asks is no editor.
         RunError: it is active already, of a kind without a worker, or the folder cannot be written.
     """
+    who = access.require_editor("resume runs")
     state = folder.state()
     if state == COMPLETED:
         return f"The run {folder.name} has completed: there is nothing to resume."
@@ -290,6 +300,7 @@ def resume(folder: RunFolder) -> str:
             found=f"state {folder.state()}",
             remedy="Nothing needs to be done",
         )
+    access.log(folder.runs, "resume", folder.id, who)
     supervisor.ensure(folder.runs)
     return f"The run {folder.name} is queued again."
 

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from engine import files
 from engine.errors import RunError
 from engine.runs.folder import LOCAL, QUEUED, WORKING, RunFolder, Status, run_folders, writing
+from engine.share import access
 
 FILE = ".queue.sqlite"
 REBUILD_LOCK = ".queue.lock"
@@ -143,6 +144,7 @@ class Queue:
 
     def hold(self, run_id: str, held: bool = True) -> None:
         """Hold a waiting run back, or let it go (`launch.release` also sees that somebody starts it)."""
+        access.require_editor("change the queue")
         self._do(
             lambda connection: connection.execute(
                 "UPDATE queue SET held = ? WHERE run_id = ?", (int(held), run_id)
@@ -151,6 +153,7 @@ class Queue:
 
     def prioritize(self, run_id: str, priority: int) -> None:
         """Runs of higher priority start first, whatever their place; 0 unless given."""
+        access.require_editor("change the queue")
         self._do(
             lambda connection: connection.execute(
                 "UPDATE queue SET priority = ? WHERE run_id = ?", (int(priority), run_id)
@@ -159,6 +162,7 @@ class Queue:
 
     def move(self, run_id: str, place: int) -> None:
         """Put a waiting run at a place: 0 is next. It takes the priority of whoever is there."""
+        access.require_editor("change the queue")
 
         def work(connection: sqlite3.Connection) -> None:
             rows = connection.execute(
@@ -253,6 +257,7 @@ class Queue:
         )
 
     def write_settings(self, settings: Settings) -> None:
+        access.require_editor("change the queue")
         record = {name: getattr(settings, name) for name in Settings.__dataclass_fields__}
         with writing("The settings of the queue cannot be written"):
             files.write_json(self.runs / SETTINGS, record)

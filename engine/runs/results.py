@@ -31,6 +31,7 @@ from engine.analysis.predictions import classes_of
 from engine.errors import DataError, EnsembleError, PredictionsError, RunError
 from engine.runs.config import RunConfig
 from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
+from engine.share import access
 
 Progress = Callable[[int, int], None]
 LEVELS = ("clean", "unknown", "leak")  # from best to worst
@@ -107,10 +108,12 @@ def _finished(
     runs: Path, config: RunConfig, slug: str, parts: Mapping[Any, pd.DataFrame], audit: dict[str, Any]
 ) -> RunFolder:
     """A run folder that is complete at once; its status is written last."""
+    who = access.require_editor("save results")
     folder = create(runs, config, slug, audit=audit, status=Status().moved("starting"))
     for split, table in parts.items():
         folder.write_predictions(str(split), table)
     folder.write_status(Status(progress=1.0).moved(COMPLETED, ended_at=folder.status().check_in_at))
+    access.log(runs, f"save {config.kind}", folder.id, who)
     return folder
 
 
