@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,9 @@ from engine.runs.folder import (
     BUSY,
     COMPLETED,
     FAILED,
+    FINISHED,
     QUEUED,
+    RUNNING,
     STARTING,
     STOPPED,
     RunFolder,
@@ -47,6 +51,7 @@ EXIT_CODES = {
     "gone": 19,
 }
 LOCK_WAIT_S = 5.0
+FIRST_WAIT_S = 120.0
 
 
 def work(path: Path, listener: Callable[[Status], None] | None = None) -> int:
@@ -55,8 +60,13 @@ def work(path: Path, listener: Callable[[Status], None] | None = None) -> int:
     The lock and the state under it are the fence: of two workers started for one run (a queue that was
     rebuilt, a job that a cluster submitted twice) the second finds the lock held, or the run begun, and
     leaves with EXIT_BUSY without having written anything.
+
+    Of the processes of one run (torch.distributed.run and Ray Train say in RANK which this is), the first
+    holds the lock and writes; the others wait until it does, and only compute.
     """
     folder = RunFolder(Path(path).resolve())
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _assist(folder)
     try:
         with folder.hold(LOCK_WAIT_S):
             state = unattended_state(folder.status())
@@ -72,6 +82,17 @@ def work(path: Path, listener: Callable[[Status], None] | None = None) -> int:
     except RunError as error:
         print(error, flush=True)
         return EXIT_BUSY if error.kind == BUSY else EXIT_CODES.get(error.kind, EXIT_INTERNAL)
+
+
+def _assist(folder: RunFolder) -> int:
+    """A process of the run that is not the first; returns the exit code."""
+    end = time.monotonic() + FIRST_WAIT_S
+    while not (folder.is_alive() and folder.status().state == RUNNING):
+        if folder.status().state in FINISHED or time.monotonic() > end:
+            print("The first process of this run has not begun.", flush=True)
+            return EXIT_BUSY
+        time.sleep(0.1)
+    return _execute(folder, Reporter(folder, writes=False))
 
 
 def _sweep(folder: RunFolder) -> None:
@@ -112,7 +133,9 @@ def _execute(folder: RunFolder, report: Reporter) -> int:
     with _signals(report):
         try:
             config = folder.config()
-            if report.stop_requested():  # asked for before it began: nothing is loaded for that
+            if (
+                report.writes and report.stop_requested()
+            ):  # asked for before it began: nothing is loaded for that
                 outcome = STOPPED
             else:
                 report.begin(config.training.epochs)

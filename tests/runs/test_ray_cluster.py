@@ -3,6 +3,7 @@
 Needs the command `ray` (requirements-cluster.txt); the workers need none.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -136,6 +137,42 @@ def test_two_nodes_work_stop_resume_and_survive_the_loss_of_one(cluster, nodes, 
     states = [state for state, _ in moved[0].status().history]
     assert "failed" not in states
     machine.until(lambda: not Queue(machine.runs).entries(), 60)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray Train needs ray in this very environment"
+)
+def test_one_run_is_trained_by_two_nodes_together(nodes, tmp_path, monkeypatch):
+    """A real network, a real training loop, gradients averaged over two processes; one run folder."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+    import tiny_runs
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    runs, images = tmp_path / "runs", tmp_path / "images"
+    images.mkdir()
+    run = tiny_runs.make_run(
+        runs,
+        tiny_runs.write_images(images),
+        model__name="tf_efficientnet_lite0",
+        training__epochs=1,
+        training__batch_size=4,
+    )
+    run.write_status(ray.Status(executor="ray").moved("queued"))
+    ray.connect(runs, Cluster(nodes, python=sys.executable, processes=2))
+    Queue(runs).add(run.id, wants="ray")
+    keeper = ray.Keeper(runs)
+    end = time.monotonic() + 420
+    while run.state() not in ("completed", "failed") and time.monotonic() < end:
+        keeper.turn()
+        time.sleep(1)
+    log = requests.get(
+        f"{nodes}/api/jobs/{run.status().submission}/logs",
+        headers={"Authorization": f"Bearer {TOKEN}"},
+        timeout=20,
+    ).json()
+    assert run.state() == "completed", (run.status().error, log.get("logs", "")[-4000:])
+    assert run.predicted_splits()
+    assert set(run.metrics()["split"]) == {"train", "val"}
 
 
 def lose_the_second_node(machine) -> None:

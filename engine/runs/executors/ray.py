@@ -78,7 +78,9 @@ class Cluster:
     """The interpreter on the nodes that has requirements.txt installed."""
     cpus: float = 1.0
     gpus: float = 0.0
-    """What one run gets."""
+    """What one run gets, or each process of one that has several."""
+    processes: int = 1
+    """Processes of one run, spread over the nodes by Ray Train; the nodes then need ray[train]."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _check(cluster: Cluster) -> None:
             found=str(cluster.address)[:80],
             remedy="Give http://host:8265, the dashboard of its head",
         )
-    for name in ("cpus", "gpus"):
+    for name in ("cpus", "gpus", "processes"):
         value = getattr(cluster, name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1024:
             raise ConfigError(
@@ -233,7 +235,7 @@ class Jobs:
         return str(self._record("/api/version").get("ray_version", "unknown"))
 
     def room(self, cluster: Cluster) -> tuple[int, int]:
-        """How many more runs fit now, and how many fit on the idle cluster: whole runs per node."""
+        """How many more runs fit now, and how many fit on the idle cluster: whole processes per node."""
         data = self._record("/api/cluster_status").get("data") or {}
         status = data.get("clusterStatus") or {}
         nodes = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
@@ -243,7 +245,7 @@ class Jobs:
             pairs = [(usage.get(name) or (0.0, 0.0), need) for name, need in wanted.items() if need]
             now += int(min(((have[1] - have[0]) // need for have, need in pairs), default=0))
             total += int(min((have[1] // need for have, need in pairs), default=0))
-        return now, total
+        return now // max(int(cluster.processes), 1), total // max(int(cluster.processes), 1)
 
     def submit(
         self,
@@ -317,7 +319,10 @@ def entrypoint(cluster: Cluster, folder: RunFolder) -> str:
     if not ID_PATTERN.fullmatch(folder.id):
         raise RunError("This is no run id", found=folder.id[:80], remedy="Only runs can be executed")
     place = f"{cluster.runs.rstrip('/') or folder.runs.resolve()}/{folder.id}"
-    return shlex.join([cluster.python, "-m", "engine", "work", place])
+    if cluster.processes == 1:
+        return shlex.join([cluster.python, "-m", "engine", "work", place])
+    words = [place, str(int(cluster.processes)), f"{cluster.cpus:g}", f"{cluster.gpus:g}"]
+    return shlex.join([cluster.python, "-m", "engine.runs.executors.ray_train", *words])
 
 
 def environment(cluster: Cluster) -> dict[str, str]:
@@ -347,12 +352,13 @@ def capacity(runs: Path) -> list[str]:
 def submit(folder: RunFolder, slot: str = f"{NAME}/0") -> None:
     """Make the job of a run that is starting; to do it twice is to do it once."""
     cluster = cluster_of(folder.runs)
+    alone = cluster.processes == 1  # otherwise Ray Train asks for the resources, and the job only for itself
     Jobs(cluster).submit(
         folder.status().submission or submission_of(folder),
         entrypoint(cluster, folder),
         environment(cluster),
-        cpus=cluster.cpus,
-        gpus=cluster.gpus,
+        cpus=cluster.cpus if alone else 0,
+        gpus=cluster.gpus if alone else 0,
         metadata={"run": folder.id, "slot": slot},
     )
 
