@@ -36,7 +36,9 @@ def dataset(root: str | Path) -> tuple[Manifest, Inventory]:
 
     Raises:
         DataError: as `engine.data.datasets.inspect`.
+        AccessError: a reader asks for a folder that was not opened before.
     """
+    places.require_open(root)
     path = str(Path(root).expanduser().absolute())
     return _dataset(path, folder_stamp(path))
 
@@ -86,7 +88,9 @@ def prepared(data: DataConfig) -> launch.Prepared:
 
     Raises:
         DataError, SplitError: as `engine.runs.launch.prepare_data`.
+        AccessError: as `dataset`.
     """
+    places.require_open(data.root)
     root = str(Path(data.root).expanduser().absolute())
     return _prepared(
         data, root, folder_stamp(root), _file_stamp(data.split_csv) if data.split_csv else (0, 0)

@@ -23,6 +23,7 @@ from engine.runs.launch import Prepared
 
 _FIELDS = {dotted: item for _, dotted, item in launch_form.fields()}
 MAX_RUNS = 200
+SHOWN_COMMANDS = 20
 
 
 # --- one field -----------------------------------------------------------------------------------------
@@ -454,23 +455,30 @@ def launch_panel(draft: Draft) -> None:
             disabled=bool(problems or reason) or not count or not sure,
             key="launch",
         )
-        for config in planned[:1]:
-            first = (
-                "The same from the command line:"
-                if count == 1
-                else f"The first of the {count} from the command line:"
-            )
-            st.caption(first)
-            st.code(launch.command_line(config), language="bash", wrap_lines=True)
-            widgets.download_text(
-                "Configuration (JSON)",
-                json.dumps(config.to_record(), indent=1, ensure_ascii=False),
-                "config.json",
-                "download_config",
-            )
+        _commands(planned)
     if clicked:
         _launch(planned)
     session["_train_last"] = draft
+
+
+def _commands(planned: list[RunConfig]) -> None:
+    """The same launch from the command line, a line per run, and the configuration as a file."""
+    if not planned:
+        return
+    shown = planned[:SHOWN_COMMANDS]
+    more = len(planned) - len(shown)
+    st.caption(
+        "The same from the command line:"
+        if not more
+        else f"The same from the command line, the first {len(shown)} of {len(planned)}:"
+    )
+    st.code("\n".join(launch.command_line(config) for config in shown), language="bash", wrap_lines=True)
+    widgets.download_text(
+        "Configuration (JSON)",
+        json.dumps(planned[0].to_record(), indent=1, ensure_ascii=False),
+        "config.json",
+        "download_config",
+    )
 
 
 def plan(draft: Draft) -> tuple[list[RunConfig], list[EngineError]]:
@@ -482,7 +490,13 @@ def plan(draft: Draft) -> tuple[list[RunConfig], list[EngineError]]:
         problems.append(ConfigError("No seed is given", remedy="Give at least one, like 0"))
     if problems:
         return [], problems
-    planned = launch.plan(draft.config, models=draft.models, folds=draft.folds, seeds=draft.seeds)
+    config = draft.config
+    if not config.experiment and len(draft.models) * len(draft.folds) * len(draft.seeds) > 1:
+        # One id for as long as the form is filled in, so that the command shown does not change at every click.
+        key = "_train_experiment"
+        st.session_state.setdefault(key, run_folder.new_id("experiment"))
+        config = dataclasses.replace(config, experiment=st.session_state[key])
+    planned = launch.plan(config, models=draft.models, folds=draft.folds, seeds=draft.seeds)
     if len(planned) > MAX_RUNS:
         problems.append(
             ConfigError(
@@ -621,6 +635,7 @@ def _launch(planned: list[RunConfig]) -> None:
         with st.spinner(f"Starting {widgets.counted(len(planned), 'run')} ..."):
             folders = launch.start_all(planned, places.runs_folder())
         places.remember(planned[0].data.root)
+        st.session_state.pop("_train_experiment", None)
         if len(folders) == 1:
             st.switch_page(places.page("run"), query_params={"id": folders[0].id})
         st.switch_page(

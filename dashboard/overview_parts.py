@@ -135,7 +135,9 @@ def _recent_row(summary: Summary, colour: str) -> None:
     leak = ""
     if summary.audit.get("level") == "leak":
         verdict = widgets.plain(summary.audit.get("verdict", ""))
-        leak = f'<span class="bh-chip" style="color:{widgets.LEAK_RED}" title="{verdict}">{widgets.icon("warning")}leaks</span>'
+        leak = (
+            f'<span class="bh-badge bh-leak bh-small" title="{verdict}">{widgets.icon("warning")}leaks</span>'
+        )
     with rest:
         st.html(
             f'<div class="bh-row" style="flex-wrap:nowrap;font-size:.9rem"><span class="bh-num" style="min-width:5.2rem">{score}</span>'

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from engine import files
+from engine.errors import AccessError
+from engine.share import access
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = "datasets.json"
@@ -55,8 +57,25 @@ def remember(path: str | Path) -> None:
         return
 
 
+def require_open(path: str | Path) -> None:
+    """Let editors open any folder of this machine, readers only the data sets that were opened before.
+
+    Raises:
+        AccessError: a reader asks for another folder.
+    """
+    if access.actor().may_edit or str(Path(path).expanduser().absolute()) in datasets():
+        return
+    raise AccessError(
+        "Only an editor may open another folder of this machine",
+        remedy="Choose one of the data sets that are open already, or ask an editor to open this one",
+    )
+
+
 def read_only_reason() -> str:
-    """Why nothing can be written to the runs folder, in a sentence; empty where it can."""
+    """Why nothing can be changed here, in a sentence: the reader's role or the folder; empty where it can."""
+    who = access.actor()
+    if not who.may_edit:
+        return f"Read only. {who.reason.rstrip('.')}."
     folder = runs_folder()
     there = folder
     while not there.exists() and there != there.parent:

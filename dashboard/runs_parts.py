@@ -16,19 +16,27 @@ from engine.runs.folder import RunFolder, Summary
 from engine.runs.queue import Queue
 
 HEIGHT_ROWS = 14
-# Quiet tints; only what needs a person is loud. The word carries the meaning.
+# Quiet tints for (light, dark); only what needs a person is loud. The word carries the meaning.
+GREY, ACCENT, GREEN, AMBER = (
+    ("#E6E4EB", "#3A3645"),
+    ("#CDBDEB", "#5B3E8F"),
+    ("#D3E8DB", "#26452F"),
+    ("#F3E2BF", "#5C4413"),
+)
+LOUD = (widgets.LEAK_RED, widgets.LEAK_RED)
 PILLS = {
-    "Queued": "#E6E4EB",
-    "Starting": "#DED4F1",
-    "Running": "#CDBDEB",
-    "Stopping": "#F3E2BF",
-    "Completed": "#D3E8DB",
-    "Stopped": "#F3E2BF",
-    "Failed": "#B3261E",
-    "Interrupted": "#F0CF8E",
-    "Unknown": "#E6E4EB",
-    "Stalled": "#F0CF8E",
+    "Queued": GREY,
+    "Starting": ACCENT,
+    "Running": ACCENT,
+    "Stopping": AMBER,
+    "Completed": GREEN,
+    "Stopped": AMBER,
+    "Failed": LOUD,
+    "Interrupted": ("#F0CF8E", "#8A5F00"),
+    "Unknown": GREY,
+    "Stalled": ("#F0CF8E", "#8A5F00"),
 }
+LEAK_PILLS = {"leak": LOUD, "clean": GREEN, "unknown": GREY}
 
 
 def controls(summaries: Sequence[Summary]) -> tuple[list[Summary], list[str], str]:
@@ -147,14 +155,14 @@ def _column_config(ids: Sequence[str]) -> dict:
         if found:
             st.session_state["_go_to_run"] = found[0]
 
-    columns = st.column_config
+    columns, dark = st.column_config, widgets.is_dark()
     config: dict = {
         "colour": columns.ImageColumn("", width=28, help="The run's colour on every page"),
         "open": columns.ButtonColumn("", width=44, type="tertiary", on_click=open_run, key="open_run"),
         "state": columns.MultiselectColumn(
             "Status",
             options=list(PILLS),
-            color=list(PILLS.values()),
+            color=[pair[dark] for pair in PILLS.values()],
             width=100,
         ),
         "name": columns.TextColumn("Name", width="medium", pinned=False),
@@ -167,7 +175,7 @@ def _column_config(ids: Sequence[str]) -> dict:
         "leakage": columns.MultiselectColumn(
             "Leakage",
             options=list(run_table.LEAK_WORDS.values()),
-            color=[widgets.LEAK_RED, "#E4EDE7", "#E6E4EB"],
+            color=[LEAK_PILLS[level][dark] for level in run_table.LEAK_WORDS],
             width=132,
         ),
         "tags": columns.ListColumn("Tags"),

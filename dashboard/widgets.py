@@ -50,6 +50,7 @@ _STYLE = """
 .bh-badge{display:inline-flex;gap:.45rem;align-items:flex-start;border-radius:6px;padding:.3rem .6rem;
  font-size:.87rem;line-height:1.35}
 .bh-leak{background:#B3261E;color:#fff;font-weight:550}
+.bh-small{padding:.05rem .4rem;font-size:.8rem;align-items:center}
 .bh-clean,.bh-unknown{border:1px solid color-mix(in srgb,currentColor 22%,transparent)}
 .bh-clean .bh-icon{color:#3E9B6B}
 .bh-chip{display:inline-flex;gap:.3rem;align-items:center;font-size:.87rem;font-weight:550;white-space:nowrap}

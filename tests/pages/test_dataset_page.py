@@ -99,3 +99,11 @@ def test_duplicates_are_looked_for_on_demand(app, said, tmp_path):
     at.button(key="duplicates").click().run()
     assert not at.exception
     assert "1 pair show the same: 1 exact" in said(at) or "pairs show the same" in said(at)
+
+
+def test_a_reader_opens_no_folder_that_was_not_opened_before(app, said, sample, monkeypatch):
+    monkeypatch.setenv("DASHBOARD_ROLE", "viewer")
+    at = app("dataset", data=str(sample))
+    assert not at.exception
+    assert "Only an editor may open another folder" in said(at)
+    assert not at.metric

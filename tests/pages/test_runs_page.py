@@ -76,3 +76,13 @@ def test_nothing_can_be_done_in_a_read_only_runs_folder(app, finished_run, monke
     state = {button.label: button.disabled for button in at.button}
     assert all(state[name] for name in ("Stop", "Delete", "Name and tags"))
     assert not state["Compare"]
+
+
+def test_a_reader_can_compare_but_change_nothing(app, said, finished_run, monkeypatch):
+    monkeypatch.setenv("DASHBOARD_ROLE", "viewer")
+    at = app("runs", runs=finished_run.id)
+    assert not at.exception
+    state = {button.label: button.disabled for button in at.button}
+    assert all(state[name] for name in ("Stop", "Resume", "Delete", "Name and tags"))
+    assert not state["Compare"]
+    assert "Read only" in said(at)
