@@ -154,6 +154,51 @@ def describe_pairs(manifest: Manifest, pairs: list[Pair]) -> pd.DataFrame:
     return result
 
 
+@dataclass(frozen=True)
+class Duplicates:
+    """What hashing a data set found: `pairs` as `describe_pairs`, and the images that could not be read."""
+
+    images: int
+    pairs: pd.DataFrame
+    problems: tuple[Problem, ...]
+
+    def crossing(self, what: str) -> pd.DataFrame:
+        """Pairs whose two images differ in slide, case, label, subtype or split."""
+        column = f"other_{what}"
+        return self.pairs[self.pairs[column]] if column in self.pairs else self.pairs.iloc[:0]
+
+    def as_record(self) -> dict:
+        return {
+            "images": self.images,
+            "pairs": self.pairs.to_dict("records"),
+            "across_slides": len(self.crossing("slide")),
+            "across_labels": len(self.crossing("label")),
+            "across_subtypes": len(self.crossing("subtype")),
+            "problems": [problem.as_record() for problem in self.problems],
+        }
+
+    def as_text(self, limit: int = 20) -> str:
+        exact = int(self.pairs["exact"].sum())
+        lines = [
+            f"{len(self.pairs)} pairs of images show the same ({exact} byte for byte): "
+            f"{len(self.crossing('slide'))} across slides, {len(self.crossing('subtype'))} across subtypes, "
+            f"{len(self.crossing('label'))} across labels."
+        ]
+        for pair in self.pairs.head(limit).to_dict("records"):
+            lines.append(f"{pair['a']} and {pair['b']}: {pair['position']}, {pair['distance']} bits differ")
+        if len(self.pairs) > limit:
+            lines.append(f"... and {len(self.pairs) - limit} more pairs")
+        return "\n".join([*lines, *[f"{problem.file}: {problem.message}" for problem in self.problems]])
+
+
+def find_duplicates(
+    manifest: Manifest, cache_dir: Path | None = None, progress: Progress | None = None
+) -> Duplicates:
+    """Hash every image of a data set and name those that show the same (what `check --images` reports)."""
+    hashes = hash_images(manifest, cache_dir, progress)
+    return Duplicates(len(manifest), describe_pairs(manifest, find_pairs(hashes)), hashes.problems)
+
+
 def perceptual_signs(image: np.ndarray) -> np.ndarray:
     """The 255 signs of an image (uint8, height x width x 3): int8, +1 or -1; all 0 for a blank image."""
     import cv2

@@ -116,3 +116,14 @@ def test_the_audit_finds_near_duplicates_across_sides_and_labels(tmp_path):
     assert report.near_duplicates[0]["position"] == "flipped left to right"
     assert report.label_conflicts == ("a.png and b.png show the same and differ in label.",)
     assert "a.png" in report.as_text()
+
+
+def test_duplicates_are_reported_by_name(tmp_path):
+    data = encode_png(texture(3))
+    manifest = manifest_of(tmp_path, {"a.png": data, "b.png": data, "c.png": encode_png(texture(4))})
+    found = hashing.find_duplicates(manifest, tmp_path / "cache")
+    record = found.as_record()
+    assert (record["across_slides"], record["across_labels"], len(record["pairs"])) == (1, 1, 1)
+    assert "a.png and b.png" in found.as_text()
+    nothing = manifest.with_table(manifest.table.iloc[1:])
+    assert hashing.find_duplicates(nothing, tmp_path / "cache").as_text().startswith("0 pairs")

@@ -1,0 +1,286 @@
+"""How fast training is: a plain timm + DataLoader loop, our loop, and our bare step, side by side.
+
+Same network, image size, batch, number format, augmentation kinds and images. The sides take turns, round by
+round, so that whatever else the machine does hits all of them; the median round counts.
+
+- plain: PIL, torchvision transforms, DataLoader over the image files, default memory format, Adam
+- ours: the training loop itself on the packed cache, with the recipe study-as-run
+- bare: our step on one batch that is in the device's memory already; what no loader can beat
+- epoch: the frozen stage, head on cached features, against pixels through the frozen backbone every epoch
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from engine.data.manifest import Manifest
+from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from engine.runs.folder import create
+
+MODEL = "tf_efficientnetv2_b0"
+IMAGE_SIZE = 224
+ROUNDS = 5
+BATCHES = 4
+LIMITS = {"ours / plain": 1.08, "ours / bare": 0.97, "wait share": 0.03, "frozen": 20.0}
+
+
+def run(
+    manifest: Manifest,
+    *,
+    model: str = MODEL,
+    image_size: int = IMAGE_SIZE,
+    batch_size: int = 16,
+    rounds: int = ROUNDS,
+    batches: int = BATCHES,
+) -> list[dict[str, Any]]:
+    """Measure all sides on the first images of a data set.
+
+    Returns:
+        Records with `name`, `value`, `unit`, `limit` (None where there is none), `ok`, `detail`.
+    """
+    chosen = _chosen(manifest, batch_size * batches)
+    config = RunConfig(
+        data=DataConfig(root=str(manifest.root)),
+        model=ModelConfig(name=model, pretrained="none", image_size=image_size),
+        training=TrainingConfig(recipe="study-as-run", batch_size=batch_size, epochs=1),
+        classes=chosen.classes,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        fit = _our_fit(Path(folder), config, chosen)
+        loader = fit.loader
+        sides: dict[str, Callable[[], float]] = {
+            "plain": _plain_side(fit, chosen, batch_size),
+            "ours": lambda: _our_round(fit, loader),
+            "bare": lambda: _our_round(fit, _Resident(fit, loader, batch_size)),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        cores: dict[str, list[float]] = {name: [] for name in sides}
+        waits: list[float] = []
+        for turn in range(rounds + 1):  # the first round warms up
+            for name, measure in sides.items():
+                busy = _cpu_seconds()
+                took = measure()
+                if turn:
+                    seconds[name].append(took)
+                    cores[name].append(_cpu_seconds() - busy)
+                    if name == "ours":
+                        waits.append(fit.tally.waiting / fit.tally.seconds)
+        frozen = _frozen_epochs(fit, Path(folder), config, chosen)
+    images = len(fit.parts["train"])
+    return _records(seconds, cores, waits, frozen, images, str(fit.device.torch))
+
+
+def _cpu_seconds() -> float:
+    """Core seconds of this process and its loader processes: what else runs on the machine counts less."""
+    import psutil
+
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return sum(spent.user + spent.system for spent in times)
+
+
+def _records(
+    seconds: dict[str, list[float]],
+    cores: dict[str, list[float]],
+    waits: list[float],
+    frozen: tuple[float, float],
+    images: int,
+    device: str,
+) -> list[dict[str, Any]]:
+    rate = {name: images / median(times) for name, times in seconds.items()}
+    spread = {
+        name: f"{images / max(times):.1f} to {images / min(times):.1f}" for name, times in seconds.items()
+    }
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    where = f"{device}, {count} cores, load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else device
+    # Rounds are compared in pairs: what slows the machine for a moment slows both sides of a pair.
+    pairs = {
+        other: median(b / a for a, b in zip(seconds["ours"], seconds[other], strict=True))
+        for other in ("plain", "bare")
+    }
+    work = {
+        other: median(b / a for a, b in zip(cores["ours"], cores[other], strict=True))
+        for other in ("plain", "bare")
+    }
+    plain, cached = frozen
+    return [
+        _record("plain", rate["plain"], "images/s", None, f"{spread['plain']}; {where}"),
+        _record("ours", rate["ours"], "images/s", None, spread["ours"]),
+        _record("bare", rate["bare"], "images/s", None, spread["bare"]),
+        _record(
+            "ours / plain",
+            pairs["plain"],
+            "times",
+            True,
+            f"pairs of rounds; by core seconds {work['plain']:.2f}",
+        ),
+        _record(
+            "ours / bare",
+            pairs["bare"],
+            "times",
+            True,
+            f"pairs of rounds; by core seconds {work['bare']:.2f}",
+        ),
+        _record("wait share", median(waits), "of the time", False, "our loop waiting for pixels"),
+        _record("frozen", plain / cached, "times", True, f"an epoch {plain:.2f} s, cached {cached:.4f} s"),
+    ]
+
+
+def _record(name: str, value: float, unit: str, above: bool | None, detail: str) -> dict[str, Any]:
+    limit = LIMITS.get(name)
+    ok = None if limit is None else (value >= limit if above else value <= limit)
+    return {"name": name, "value": round(value, 4), "unit": unit, "limit": limit, "ok": ok, "detail": detail}
+
+
+def text(records: list[dict[str, Any]]) -> str:
+    """The records as a table for a terminal."""
+    lines = []
+    for row in records:
+        limit = "" if row["limit"] is None else f"  limit {row['limit']:g} {'ok' if row['ok'] else 'MISSED'}"
+        lines.append(f"{row['name']:<14}{row['value']:>10.3f} {row['unit']:<12}{limit:<20}  {row['detail']}")
+    return "\n".join(lines)
+
+
+def _chosen(manifest: Manifest, count: int) -> Manifest:
+    """`count` training images of both classes, and two for validation."""
+    table = manifest.table.sample(frac=1.0, random_state=0)
+    each = -(-count // len(manifest.classes))
+    parts = [table[table["label"] == label].head(each + 1) for label in manifest.classes]
+    rows = [part.assign(split=["val", *["train"] * (len(part) - 1)]) for part in parts]
+    import pandas as pd
+
+    return manifest.with_table(pd.concat(rows))
+
+
+def _our_fit(folder: Path, config: RunConfig, manifest: Manifest):
+    from engine.runs import presets
+    from engine.runs.reporter import Reporter
+    from engine.training.loop import Fit, Work
+
+    run = create(folder, config, "bench", manifest=manifest)
+    fit = Fit(run, Reporter(run, writes=False), config, presets.resolve(config))
+    fit._pack()
+    fit.work = Work(1.0)
+    fit._enter_stage(None)
+    return fit
+
+
+def _our_round(fit, loader) -> float:
+    """Seconds of one epoch of the real loop."""
+    from engine.training.loop import Tally
+
+    fit.loader, fit.step = loader, 0
+    fit.tally = Tally.of(len(fit.manifest.classes))
+    began = perf_counter()
+    fit._train_epoch()
+    return perf_counter() - began
+
+
+class _Resident:
+    """One augmented batch in the device's memory, served again and again."""
+
+    def __init__(self, fit, loader, batch_size: int):
+        from engine.training.loading import Batch
+
+        self.images = loader.images
+        pixels, targets = self.images[Batch(1, tuple(range(batch_size)))]
+        self.pixels, self.targets = pixels.to(fit.device.torch), targets.to(fit.device.torch)
+
+    def serve(self, wanted) -> Iterator:
+        for batch in wanted:
+            yield self.pixels[: len(batch.rows)], self.targets[: len(batch.rows)]
+
+
+def _plain_side(fit, manifest: Manifest, batch_size: int) -> Callable[[], float]:
+    """The loop of a tutorial: what most people run."""
+    import timm
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+
+    device = fit.device.torch
+    size, path, classes = fit.loaded.image_size, manifest.absolute, list(manifest.classes)
+    network = timm.create_model(fit.loaded.architecture.timm_name, num_classes=len(classes), drop_rate=0.3)
+    network.to(device).train()
+    # The same layers are trained on both sides, so that only the loop differs.
+    for theirs, ours in zip(network.parameters(), fit.model.parameters(), strict=True):
+        theirs.requires_grad_(ours.requires_grad)
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-4)
+    change = transforms.Compose(
+        [
+            transforms.Resize((size, size)),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomVerticalFlip(),
+            transforms.RandomAffine(36, translate=(0.3, 0.3)),
+            transforms.ToTensor(),
+            transforms.Normalize(fit.loaded.mean, fit.loaded.std),
+        ]
+    )
+    table = manifest.table[manifest.table["split"] == "train"]
+    files = [
+        (path(name), classes.index(label)) for name, label in zip(table["path"], table["label"], strict=True)
+    ]
+    workers = min(8, os.cpu_count() or 2) if device.type == "cuda" else 2
+    loader = DataLoader(
+        _ImageFiles(files, change),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=True,
+    )
+
+    def measure() -> float:
+        network.train()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        began = perf_counter()
+        for pixels, targets in loader:
+            with fit.device.forward_context():
+                loss = torch.nn.functional.cross_entropy(network(pixels.to(device)), targets.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        return perf_counter() - began
+
+    return measure
+
+
+class _ImageFiles:
+    """What torchvision's ImageFolder does: PIL opens, the transforms do the rest."""
+
+    def __init__(self, files: list[tuple[Path, int]], change):
+        self.files, self.change = files, change
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int):
+        from PIL import Image
+
+        path, target = self.files[row]
+        with Image.open(path) as image:
+            return self.change(image.convert("RGB")), target
+
+
+def _frozen_epochs(fit, folder: Path, config: RunConfig, manifest: Manifest) -> tuple[float, float]:
+    """Seconds of an epoch of the head: pixels through the frozen backbone, and cached features."""
+    from engine.runs import presets
+
+    config = config.changed(training__recipe="quick")
+    quick = _our_fit(folder, config, manifest)
+    cached = min(_our_round(quick, quick.loader) for _ in range(3))
+    recipe = presets.resolve(config)
+    plain = replace(recipe, stages=(replace(recipe.stages[-1], views=0),))
+    quick.recipe, quick.stage_at, quick.cached = plain, -1, None
+    quick._enter_stage(None)
+    _our_round(quick, quick.loader)
+    return _our_round(quick, quick.loader), cached
