@@ -1,0 +1,86 @@
+"""Recipes: what a configuration resolves to, without torch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from engine.errors import ConfigError
+from engine.runs import presets
+from engine.runs.config import RECIPES, RunConfig, TrainingConfig
+
+
+def resolved(**options) -> presets.Recipe:
+    details = options.pop("details", {})
+    return presets.resolve(RunConfig(training=TrainingConfig(**options), details=details))
+
+
+def test_every_recipe_of_the_configuration_is_a_preset_with_a_lab_note():
+    assert set(presets.PRESETS) == set(RECIPES)
+    assert all(len(recipe.note) > 100 for recipe in presets.PRESETS.values())
+
+
+def test_study_as_run_is_the_study_switch_by_switch():
+    recipe = resolved(recipe="study-as-run")
+    (stage,) = recipe.stages
+    assert (stage.epochs, stage.trainable, stage.lr, stage.head_lr) == (40, "study", 1e-4, 1e-3)
+    assert (stage.cosine, stage.warmup_epochs, stage.views) == (False, 0.0, 0)
+    assert (recipe.optimizer, recipe.eps, recipe.batch_size) == ("adam", 1e-7, 32)
+    assert (recipe.freeze_batchnorm, recipe.select, recipe.augmentation) == (True, "accuracy", "study")
+    assert (recipe.geometry, recipe.sampling, recipe.ema, recipe.tta) == ("square", "shuffle", 0.0, False)
+
+
+def test_study_as_described_trains_the_head_first():
+    recipe = resolved(recipe="study-as-described")
+    assert [stage.trainable for stage in recipe.stages] == ["head", "all"]
+    assert recipe.stages[0].head_lr == 1e-2
+    assert recipe.stage_of(10) == (0, recipe.stages[0])
+    assert recipe.stage_of(11) == (1, recipe.stages[1])
+    assert recipe.first_epoch(1) == 11
+
+
+def test_modern_is_made_for_tiles():
+    recipe = resolved(recipe="modern")
+    assert (recipe.geometry, recipe.optimizer, recipe.sampling, recipe.tta) == (
+        "tiles",
+        "adamw",
+        "balanced",
+        True,
+    )
+
+
+def test_a_learning_rate_keeps_the_heads_ratio():
+    (stage,) = resolved(recipe="study-as-run", lr=2e-4).stages
+    assert stage.head_lr == pytest.approx(2e-3)
+
+
+def test_epochs_apply_to_the_main_stage():
+    recipe = resolved(recipe="study-as-described", epochs=3)
+    assert [stage.epochs for stage in recipe.stages] == [10, 3]
+    assert recipe.epochs == 13
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(ConfigError, match="warp"):
+        resolved(details={"recipe": {"warp": 9}})
+
+
+def test_two_recipes_have_one_fingerprint_only_if_they_train_alike():
+    assert resolved().fingerprint() == resolved().fingerprint()
+    assert resolved().fingerprint() != resolved(lr=2e-4).fingerprint()
+
+
+def test_the_schedule_rises_then_falls_to_nothing():
+    table = presets.schedule_preview(resolved(recipe="modern", epochs=10), updates_per_epoch=20)
+    assert len(table) == 200
+    assert table["head"].idxmax() in (19, 20)
+    assert table["head"].iloc[0] == pytest.approx(2e-3 / 20)
+    assert table["head"].iloc[-1] < 1e-5
+    assert table["backbone"].max() == pytest.approx(5e-4)
+
+
+def test_a_frozen_stage_has_no_backbone_rate():
+    table = presets.schedule_preview(resolved(recipe="study-as-described", epochs=1), updates_per_epoch=2)
+    assert table.loc[table["stage"] == 1, "backbone"].map(math.isnan).all()
+    assert (table.loc[table["stage"] == 2, "backbone"] == 1e-4).all()
