@@ -7,6 +7,7 @@ job behaves:
     steps, step_s      how many steps (default 5), how long each takes (default 0.05 s)
     deaf               ignore every request to stop
     fail               raise this: `oserror:<errno>`, `runtime`, `memory`, `exit`
+    hang               sleep for ever in this step
     loader             keep a child process, as loader processes are
 
 Each step appends its number and process id to `steps.jsonl`: what ran, where, and whether twice.
@@ -44,6 +45,8 @@ def job(folder, report) -> str:
         state["step"] += 1
         with open(folder.path / "steps.jsonl", "a") as log:
             log.write(json.dumps({"step": state["step"], "pid": os.getpid()}) + "\n")
+        if details.get("hang") == state["step"]:
+            time.sleep(600)
         if details.get("fail") and state["step"] == 2:
             fail(str(details["fail"]))
         # Metrics before the checkpoint, as the training loop has it: a kill in between repeats a row, and the last one wins.
