@@ -72,7 +72,7 @@ def test_the_main_job_from_an_empty_folder_to_a_shared_link(server, browser):
     box = page.get_by_role("checkbox", name=re.compile("Second"))
     expect(box).not_to_be_checked()
     page.locator("label", has=box).click()
-    expect(page).to_have_url(re.compile(f"members=({first},{second}|{second},{first})"))
+    expect(page).to_have_url(re.compile(f"members=({first}(,|%2C){second}|{second}(,|%2C){first})"))
     settled(page)
     link = page.url
 
