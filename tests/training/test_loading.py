@@ -1,0 +1,104 @@
+"""What is drawn, in which order, with which augmentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import tiny_runs
+import torch
+
+from engine.data import cache
+from engine.training.device import choose
+from engine.training.loading import Loader, TrainingImages, Waiting, batches, order, prepared
+
+STRATA = np.array(["benign/40X"] * 5 + ["malignant/40X"] * 60 + ["malignant/400X"] * 35)
+
+
+def test_a_shuffle_sees_every_image_once_and_epochs_differ():
+    first, second = (order(3, epoch, STRATA, "shuffle") for epoch in (1, 2))
+    assert sorted(first) == list(range(100))
+    assert first.tolist() != second.tolist()
+    assert first.tolist() == order(3, 1, STRATA, "shuffle").tolist()
+
+
+def test_balanced_sampling_draws_every_group_equally_often():
+    drawn = Counter(STRATA[row] for epoch in range(60) for row in order(0, epoch, STRATA, "balanced"))
+    assert sum(drawn.values()) == 6000
+    for count in drawn.values():  # three groups, 2,000 each; 5 standard deviations are 183
+        assert abs(count - 2000) < 183
+
+
+def test_a_last_batch_too_small_for_batchnorm_joins_the_one_before():
+    assert [len(batch.rows) for batch in batches(np.arange(9), 1, 4)] == [4, 5]
+    assert [len(batch.rows) for batch in batches(np.arange(10), 1, 4)] == [4, 4, 2]
+    assert [len(batch.rows) for batch in batches(np.arange(1), 1, 4)] == [1]
+
+
+@pytest.fixture
+def images(tiny_data):
+    packed = cache.pack(tiny_data, 32, "square")
+    rows = np.flatnonzero((tiny_data.table["split"] == "train").to_numpy())
+    return TrainingImages(packed, rows, np.arange(len(rows)) % 2, "study", 32, "square", seed=5)
+
+
+def served(loader, wanted):
+    return [(pixels.clone(), targets.clone()) for pixels, targets in loader.serve(wanted)]
+
+
+def test_batches_are_uint8_and_carry_the_classes(images):
+    (pixels, targets), *_ = served(Loader(images, choose("cpu"), 0), batches(np.arange(4), 1, 4))
+    assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (4, 32, 32, 3))
+    assert targets.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.slow
+def test_loader_processes_change_no_pixel(images):
+    wanted = batches(np.arange(20), 1, 4) + batches(np.arange(20), 2, 4)
+    alone = served(Loader(images, choose("cpu"), 0), wanted)
+    helped = Loader(images, choose("cpu"), 2)
+    for half in (wanted[:5], wanted[5:]):  # the processes live on between epochs
+        for (ours, _), (theirs, _) in zip(alone[: len(half)], served(helped, half), strict=True):
+            assert torch.equal(ours, theirs)
+        alone = alone[len(half) :]
+
+
+def test_an_image_is_augmented_alike_in_any_batch_and_anew_every_epoch(images):
+    loader = Loader(images, choose("cpu"), 0)
+    (one, _), (other, _) = served(loader, batches(np.array([2, 7]), 1, 2) + batches(np.array([7, 3]), 1, 2))
+    assert torch.equal(one[1], other[0])
+    ((later, _),) = served(loader, batches(np.array([7, 3]), 2, 2))
+    assert not torch.equal(later[0], other[0])
+
+
+def test_evaluation_sees_all_tiles_and_training_one_window(tiny_data):
+    image = tiny_data.absolute("val_0.png")
+    from engine.data.images import decode
+
+    pixels = decode(image)
+    assert prepared(pixels, 32, "tiles").shape == (4, 32, 32, 3)
+    assert prepared(pixels, 32, "square").shape == (1, 32, 32, 3)
+    packed = cache.pack(tiny_data, 32, "tiles")
+    part = TrainingImages(packed, np.arange(4), np.zeros(4, dtype=int), "light", 32, "tiles", seed=0)
+    ((windows, _),) = served(Loader(part, choose("cpu"), 0), batches(np.arange(4), 1, 4))
+    assert tuple(windows.shape) == (4, 32, 32, 3)
+
+
+def test_waiting_is_counted():
+    import time
+
+    def slow():
+        for number in range(3):
+            time.sleep(0.02)
+            yield number
+
+    source = Waiting(slow())
+    assert list(source) == [0, 1, 2]
+    assert source.seconds >= 0.05
+
+
+def test_the_tiny_network_is_registered():
+    from engine.runs import catalog
+
+    assert catalog.find("test_efficientnet") is tiny_runs.TINY
