@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -140,7 +141,8 @@ class Inventory:
     """What a copy of the data set holds.
 
     `counts`: one row per class, one column per magnification. `sizes`: images per `700x460`.
-    `usable`: whether something can be trained on it, that is, both classes are there.
+    `usable`: whether something can be trained on it, that is, two classes are there. `remarks`: what is
+    irregular without being wrong.
     """
 
     images: int
@@ -150,6 +152,7 @@ class Inventory:
     problems: tuple[Problem, ...]
     sizes: dict[str, int]
     official: OfficialComparison | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -169,16 +172,16 @@ class Inventory:
             "problems": [problem.as_record() for problem in self.problems],
             "sizes": self.sizes,
             "official": self.official.as_record() if self.official else None,
+            "remarks": list(self.remarks),
             "usable": self.usable,
         }
 
     def as_text(self) -> str:
         """The inventory as `check` prints it."""
         lines = [f"{self.images} images, {self.slides} slides, {self.cases} cases", self.counts.to_string()]
-        if len(self.sizes) > 1:
-            lines.append("Sizes: " + ", ".join(f"{size} ({n})" for size, n in self.sizes.items()))
         if self.official:
             lines.append(self.official.summary)
+        lines += self.remarks
         lines += [f"{problem.file}: {problem.message}" for problem in self.problems]
         if not self.usable:
             lines.append("Not usable: two classes are needed.")
@@ -271,6 +274,9 @@ def scan(root: Path, progress: Progress | None = None) -> tuple[Manifest, Invent
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
     manifest = Manifest(root, CLASSES, table.sort_values("image_id", ignore_index=True))
+    for label in CLASSES:
+        if not (table["label"] == label).any():
+            problems.append(Problem(label, "empty_class", f"There is no image of class {label}"))
     return manifest, take_inventory(manifest, tuple(problems), dict(sizes.most_common()))
 
 
@@ -286,8 +292,37 @@ def take_inventory(
     columns += [name for name in manifest.magnifications if name not in columns]
     counts = counts.reindex(index=list(manifest.classes), columns=columns, fill_value=0)
     known = [int(table.loc[table[name] != "", name].nunique()) for name in ("slide", "case")]
-    official = compare_official(table)
-    return Inventory(len(table), known[0], known[1], counts, problems, sizes or {}, official)
+    official, remarks = compare_official(table), tuple(_remarks(table, sizes or {}))
+    return Inventory(len(table), known[0], known[1], counts, problems, sizes or {}, official, remarks)
+
+
+def _remarks(table: pd.DataFrame, sizes: dict[str, int]) -> Iterator[str]:
+    """Irregularities that a reader should know, the release's own among them."""
+    for case in AMBIGUOUS_CASES:
+        subtypes = sorted(set(table.loc[table["case"] == case, "subtype"]))
+        if len(subtypes) > 1:
+            yield (
+                f"Case {case} is filed under {' and '.join(subtypes)} with nearly the same images: "
+                "the subtype task leaves it out."
+            )
+    if len(sizes) > 1:
+        usual, *others = sizes
+        rare = ", ".join(f"{sizes[size]} of {size}" for size in others[:3])
+        yield f"Most images have {usual} pixels, {rare}{' and other sizes' if len(others) > 3 else ''}."
+    known = table[(table["slide"] != "") & (table["magnification"] != "")]
+    counts = known.groupby(["slide", "magnification"])["image_id"].agg(list)
+    single = [f"{slide} at {power}" for (slide, power), names in counts.items() if len(names) == 1]
+    if single:
+        yield f"A single image: {shorten(single)}."
+    gaps = sum(_gaps(names) for names in counts)
+    if gaps:
+        yield f"The numbering of images has {gaps} gaps; nothing need be missing."
+
+
+def _gaps(names: list[str]) -> int:
+    parsed = [parse_name(name) for name in names]
+    numbers = {name.sequence for name in parsed if name}
+    return max(numbers) - len(numbers) if numbers else 0
 
 
 def _examine(root: Path, path: str, problems: list[Problem], sizes: Counter) -> tuple[str, ...] | None:

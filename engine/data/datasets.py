@@ -246,8 +246,19 @@ def _from_folders(
             row["split"] = _SPLIT_FOLDERS[parts[0].lower()]
         rows.append(row)
     columns = [*COLUMNS, "split"] if divided else list(COLUMNS)
+    problems += _empty_classes(root, {str(row["label"]) for row in rows}, divided)
     manifest = _manifest(root, rows, problems, columns)
     return manifest, take_inventory(manifest, tuple(problems), dict(sizes.most_common()))
+
+
+def _empty_classes(root: Path, found: set[str], divided: bool) -> list[Problem]:
+    """Class folders without a usable image."""
+    tops = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    folders = [entry for top in tops for entry in top.iterdir() if entry.is_dir()] if divided else tops
+    names = sorted({folder.name for folder in folders} - found)
+    return [
+        Problem(printable(name), "empty_class", "The class folder holds no usable image") for name in names
+    ]
 
 
 def _manifest(root: Path, rows: list[dict], problems: list[Problem], columns) -> Manifest:

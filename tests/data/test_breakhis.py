@@ -154,20 +154,29 @@ def test_odd_names_and_links_in_a_circle_do_no_harm(tmp_path):
         assert "\u202e" not in problem.file
 
 
-@pytest.mark.skipif("os.geteuid() == 0", reason="root can read every folder")
-def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    from engine.data import files
+
     fill(tmp_path)
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o000)
-    _, inventory = scan(tmp_path)
-    locked.chmod(0o700)
-    assert [problem.kind for problem in inventory.problems] == ["folder"]
+    (tmp_path / "locked").mkdir()
+    real = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(files.os, "scandir", refuse)
+    manifest, inventory = scan(tmp_path)
+    assert len(manifest) == 8
+    assert [(problem.file, problem.kind) for problem in inventory.problems] == [("locked/", "folder")]
 
 
 def test_one_class_alone_is_not_usable(tmp_path):
     fill(tmp_path)
     _, inventory = scan(tmp_path / "histology_slides" / "breast" / "benign")
     assert not inventory.usable
+    assert [problem.kind for problem in inventory.problems] == ["empty_class"]
     assert inventory.as_record()["counts"]["malignant"]["40X"] == 0
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from engine.data.audit import audit
-from engine.data.breakhis import compare_official, load_dataset, parse_name, slide_facts
+from engine.data.breakhis import compare_official, load_dataset, parse_name, slide_facts, take_inventory
 from engine.data.datasets import inspect, read_csv_dataset, with_task
 from engine.data.images import encode_png
 from engine.data.manifest import CLASSES, COLUMNS, Manifest
@@ -124,11 +124,12 @@ def test_folders_name_classes_but_never_cases(tmp_path):
     for number in range(12):
         put(tmp_path, f"cat/{number}.png", f"dog/20x/{number}.png")
     put(tmp_path, "stray.png")
+    (tmp_path / "bird").mkdir()
     manifest, inventory = inspect(tmp_path)
     assert manifest.classes == ("cat", "dog")
     assert manifest.table["image_id"].is_unique
     assert manifest.magnifications == ("20X",)
-    assert [problem.kind for problem in inventory.problems] == ["label"]
+    assert [problem.kind for problem in inventory.problems] == ["label", "empty_class"]
     with pytest.raises(SplitError) as error:
         make_split(manifest, SplitSpec("case"))
     assert error.value.kind == "case_unknown"
@@ -187,6 +188,10 @@ def test_the_official_inventory_says_what_is_missing_and_extra(release):
     assert whole is not None
     assert whole.complete
     assert whole.expected == 7909
+    remarks = " ".join(take_inventory(release, sizes={"700x460": 7892, "700x456": 17}).remarks)
+    assert "14-13412 is filed under DC and LC" in remarks
+    assert "17 of 700x456" in remarks
+    assert "A single image: SOB_M_DC-14-4364 at 40X" in remarks
     table = release.table
     partial = table[~((table["slide"] == "SOB_M_DC-14-4364") & (table["magnification"] == "40X"))]
     extra = table.iloc[:1].assign(image_id="x", slide="SOB_B_A-99-1", case="99-1")
