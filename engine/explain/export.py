@@ -117,7 +117,7 @@ def figure_page(
     from matplotlib.figure import Figure  # half a second: only when a page is asked for
 
     columns = 1 + max(len(row.maps) for row in rows)
-    figure = Figure(figsize=(2.6 * columns, 2.15 * len(rows) + 0.6), layout="constrained")
+    figure = Figure(figsize=(2.6 * columns, 1.85 * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     scales = _column_scales(rows, columns - 1) if shared_scale else None
     for line, row in zip(axes, rows, strict=True):
@@ -149,7 +149,8 @@ def _draw_row(line, row: FigureRow, opacity, colour_map, scales, contour_top) ->
         scale = scales[position] if scales else None
         drawn = overlay.overlay(row.image, found.heat, opacity, colour_map, scale, contour_top)
         probability = float(found.probabilities[found.classes.index(found.predicted)])
-        _panel(panel, drawn, f"{label}: {found.predicted} {probability:.2f}")
+        nothing = f" (nothing speaks for {found.target})" if found.is_empty else ""
+        _panel(panel, drawn, f"{label}: {found.predicted} {probability:.2f}{nothing}")
 
 
 def _panel(panel, pixels: np.ndarray, text: str) -> None:

@@ -6,8 +6,10 @@ map at once.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -167,7 +169,7 @@ def scale_bar(image: np.ndarray, magnification: str) -> np.ndarray:
     length, label = bar_length(width, scale)
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(max(10, height // 30))
+    font = _font(max(10, height // 30))
     pad = max(4, height // 60)
     text_width, text_height = draw.textbbox((0, 0), label, font=font)[2:]
     box_width = max(length, int(text_width)) + 2 * pad
@@ -178,6 +180,15 @@ def scale_bar(image: np.ndarray, magnification: str) -> np.ndarray:
     bar_top = height - 2 * pad - 3
     draw.rectangle((centre - length / 2, bar_top, centre + length / 2 - 1, bar_top + 3), fill=(0, 0, 0))
     return np.asarray(picture)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which matplotlib carries (a dependency of grad-cam): Pillow's own font has no µ."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def legend_bar(colour_map: str = "inferno", width: int = 256, height: int = 12) -> np.ndarray:

@@ -105,6 +105,11 @@ def test_the_scale_bar_is_as_long_as_it_says(magnification, microns, pixels):
     assert dark.max() == length  # the bar itself is the longest dark row
 
 
+def test_the_label_can_be_read_the_font_has_a_mu():
+    font = overlay._font(20)
+    assert bytes(font.getmask("µ")) != bytes(font.getmask("\uffff"))  # not the box of a missing letter
+
+
 def test_without_a_known_magnification_there_is_no_bar(image):
     assert overlay.scale_bar(image, "") is image
 
