@@ -13,6 +13,7 @@ from dashboard import (
     compare_panels,
     compare_view,
     ensemble_view,
+    explain_more,
     explain_view,
     gallery,
     selection,
@@ -196,6 +197,7 @@ def pictures(
         own = scale if run_id in models else None
         _row(found[run_id], heats[run_id], pixels, look, own, row, labels[run_id], first=position == 0)
     st.caption(RESEARCH)
+    st.session_state["_explain_look"] = look
 
 
 def _look(found: dict[str, Map]) -> tuple[Look, bool]:
@@ -206,21 +208,12 @@ def _look(found: dict[str, Map]) -> tuple[Look, bool]:
         opacity = st.slider(
             "Opacity", 0, 100, 50, 5, format="%d%%", key="opacity", bind="query-params", width=190
         )
-        colour = st.selectbox(
-            "Colours",
-            names,
-            key="colours",
-            bind="query-params",
-            format_func=lambda one: words[one],
-            width=190,
-        )
+        colour = _colours(names, words)
         contour = st.slider(
             "Outline of the top", 0, 50, 0, 5, format="%d%%", key="contour", bind="query-params", width=160,
             help="A line around the hottest share of the image; 0 draws none.",
         )  # fmt: skip
-        zoom = st.segmented_control(
-            "Zoom", [1, 2, 4], format_func=lambda k: f"{k}×", key="zoom", default=1, required=True
-        )
+        zoom = _zoom()
         signed = st.toggle(
             "Signed",
             key="signed",
@@ -232,13 +225,30 @@ def _look(found: dict[str, Map]) -> tuple[Look, bool]:
             help="One scale for all models, so that weak maps look weak. Off: each map fills its own scale.",
         )  # fmt: skip
     centre = (0.5, 0.5)
-    if zoom and zoom > 1:
+    if zoom > 1:
         with st.container(horizontal=True, gap="medium"):
-            x = st.slider("Left to right", 0, 100, 50, 5, key="zoom_x", width=260)
-            y = st.slider("Top to bottom", 0, 100, 50, 5, key="zoom_y", width=260)
+            x = st.slider("Left to right", 0, 100, 50, 5, key="zoom_x", width=260, bind="query-params")
+            y = st.slider("Top to bottom", 0, 100, 50, 5, key="zoom_y", width=260, bind="query-params")
         centre = (x / 100, y / 100)
-    look = Look(opacity / 100, colour, contour / 100, bool(signed), float(zoom or 1), centre)
+    look = Look(opacity / 100, colour, contour / 100, bool(signed), zoom, centre)
     return look, bool(shared)
+
+
+def _colours(names: Sequence[str], words: dict[str, str]) -> str:
+    """The colour map; by its name in the URL (a bound selectbox would write the label)."""
+    selection.choice_from_url("colours", names, "colours", names[0])
+    st.selectbox("Colours", names, key="colours", format_func=lambda one: words[one], width=190)
+    selection.choice_to_url("colours", "colours", names[0])
+    return st.session_state["colours"]
+
+
+def _zoom() -> float:
+    """How much nearer all three pictures are."""
+    steps = ["1", "2", "4"]
+    selection.choice_from_url("zoom", steps, "zoom", "1")
+    st.segmented_control("Zoom", steps, key="zoom", required=True, format_func=lambda one: f"{one}×")
+    selection.choice_to_url("zoom", "zoom", "1")
+    return float(st.session_state["zoom"] or 1)
 
 
 def _row_head(run_id: str, label: str, colour: str, found: Map | None, row: pd.Series) -> None:
@@ -279,7 +289,7 @@ def _row(found: Map, heat, pixels, look: Look, scale, row: pd.Series, label: str
     if first:
         words = [
             f"Image{_width(pixels, row['magnification'], look)}",
-            f"Map: evidence for {target}",
+            f"Map: evidence for {'and against ' if look.signed else ''}{target}",
             "Overlay",
         ]
         if isinstance(found, EnsembleMap):
@@ -294,6 +304,34 @@ def _width(pixels, magnification: str, look: Look) -> str:
     """`, 138 µm wide`: the scale bar in words, legible at any size."""
     scale = overlay.MICRONS_PER_PIXEL.get(magnification)
     return f", {pixels.shape[1] * scale / max(look.zoom, 1):.0f} µm wide" if scale else ""
+
+
+def below(
+    ids: Sequence[str],
+    labels: dict[str, str],
+    table: pd.DataFrame,
+    rows: pd.DataFrame,
+    row: pd.Series,
+    found: dict[str, Map],
+    asked: dict[str, str],
+) -> None:
+    """One of the views below the maps."""
+    key = "explain_view"
+    selection.choice_from_url("view", explain_more.VIEWS, key, explain_more.VIEWS[0])
+    view = st.segmented_control(
+        "Below", explain_more.VIEWS, key=key, required=True, label_visibility="collapsed"
+    )
+    selection.choice_to_url("view", key, explain_more.VIEWS[0])
+    files = paths(ids)
+    look = st.session_state.get("_explain_look", Look())
+    if view == "Patient":
+        explain_more.patient(ids[0], labels[ids[0]], table, row, files, asked)
+    elif view == "Grid":
+        explain_more.grid(ids, labels, rows, files, asked)
+    elif view == "Trust":
+        explain_more.trust(ids[0], labels[ids[0]], rows, files, asked)
+    else:
+        explain_more.downloads(found, labels, row, files[row["image_id"]], look)
 
 
 def notes(found: dict[str, Map], labels: dict[str, str]) -> None:

@@ -227,11 +227,11 @@ def map_of(run_id: str, path: str, method: str, target: str, layer: str) -> Map:
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _map(run_id: str, path: str, method: str, target: str, layer: str, key: tuple) -> Map:
     return explain_file(
-        RunFolder(Path(key[0])), Path(path), method=method, target=target, layer=layer or None, load=_load
+        RunFolder(Path(key[0])), Path(path), method=method, target=target, layer=layer or None, load=load
     )
 
 
-def _load(folder: RunFolder):
+def load(folder: RunFolder):
     """A run's model from the page's cache."""
     if not folder.best.is_file():
         raise ExplainError(

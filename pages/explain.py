@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cached, compare_panels, explain_panels, explain_view, selection, tick_list, widgets
+from dashboard import (
+    cached,
+    compare_panels,
+    explain_more,
+    explain_panels,
+    explain_view,
+    selection,
+    tick_list,
+    widgets,
+)
 from engine.errors import EngineError
 
 KEY = explain_panels.KEY
@@ -64,5 +73,9 @@ with right:
         found, failed = explain_panels.make_maps(ids, labels, path, method, target, layer)
         explain_panels.pictures(found, failed, labels, row, path)
         explain_panels.notes(found, labels)
+        for one in found.values():
+            explain_more.overlap(one, widgets.run_labels(cached.summaries()))
+        asked = {"method": method, "target": target, "layer": layer}
+        explain_panels.below(ids, labels, table, rows, row, found, asked)
     except EngineError as error:
         widgets.show_error(error)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dashboard import explain_panels, explain_view
+from dashboard import explain_more, explain_panels, explain_view
 from dashboard.explain_view import Filter, Look
 from engine.analysis import comparison
 from engine.explain import overlay, store
@@ -247,6 +247,37 @@ def test_an_empty_filter_says_so(app, said, explained):
     at = app("explain", runs=folder.id, bucket="wrong")
     assert not at.exception
     assert "No image passes" in said(at)
+
+
+@pytest.mark.parametrize("view", ["Patient", "Grid", "Trust", "Files"])
+def test_the_views_below_are_drawn(app, explained, view):
+    first, second = explained("first", 1), explained("second", 2)
+    at = app("explain", runs=f"{first.id},{second.id}", view=view)
+    assert not at.exception
+
+
+def test_the_grid_shows_every_model_on_every_image_from_stored_maps(app, explained):
+    first, second = explained("first", 1), explained("second", 2)
+    at = app("explain", runs=f"{first.id},{second.id}", view="Grid")
+    before = len(pictures_of(at))
+    at.toggle(key="explain_grid").set_value(True).run()
+    assert not at.exception
+    assert len(pictures_of(at)) == before + 12
+
+
+def test_downloads_are_what_the_map_says(explained):
+    one = explanation(3)
+    pixels = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
+    png = explain_more._overlay_png(pixels, one, Look(opacity=0.4, colour_map="viridis"))
+    assert (decoded(png) == overlay.overlay(pixels, one.heat, 0.4, "viridis")).all()
+
+
+def test_colours_and_zoom_of_the_link_are_restored(app, explained):
+    folder = explained()
+    at = app("explain", runs=folder.id, colours="viridis", zoom="2")
+    assert not at.exception
+    assert at.selectbox(key="colours").value == "viridis"
+    assert at.session_state["zoom"] == "2"
 
 
 def test_an_ensemble_shows_its_fused_map_and_where_members_disagree(app, said, explained, runs_dir):
