@@ -491,11 +491,15 @@ class Keeper:
 
     def run(self, ending: threading.Event) -> None:
         """Turn after turn; whatever happens is said and tried again."""
+        said = ""
         while not ending.is_set():
             try:
                 self.turn()
+                said = ""
             except Exception as error:  # this thread must outlive every surprise
-                print(f"{time.strftime('%F %T')} cluster: {error}", flush=True)
+                if str(error) != said:
+                    said = str(error)
+                    print(f"{time.strftime('%F %T')} cluster: {said}", flush=True)
             ending.wait(LOOK_EVERY_S)
 
     def turn(self) -> None:
