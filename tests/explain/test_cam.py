@@ -411,3 +411,34 @@ def test_memory_is_flat_over_500_maps(b0):
     seen = [fifty() for _ in range(9)]
     print("MB after each 60 maps:", [round(value) for value in seen])
     assert seen[-1] - seen[0] < 10
+
+
+# --- the same as a prediction --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "tta"), [("square", False), ("letterbox", True), ("tiles", True)])
+def test_what_is_explained_is_what_is_predicted(mode, tta):
+    """The engine's own network and its own prediction: same pixels, same flips and tiles, same logits."""
+    from engine.training.device import choose
+    from engine.training.evaluate import logits
+    from engine.training.models import LoadedModel
+
+    plain = random_model("tf_efficientnet_lite0", 64)
+    loaded = LoadedModel(
+        plain.model.to(memory_format=torch.channels_last),
+        plain.architecture,
+        ("benign", "malignant"),
+        (0.5, 0.4, 0.3),
+        (0.2, 0.3, 0.4),
+        64,
+        mode,
+        choose("cpu", "fp32"),
+        tta=tta,
+    )
+    images = [tissue(92, 140, seed=1), tissue(91, 140, seed=2)]
+    found = cam.explain(loaded, images, batch_size=5)
+    expected = logits(loaded, lambda row: images[row], range(2))
+    np.testing.assert_allclose([one.logits for one in found], expected, atol=1e-4)
+    bias = float(head_bias(loaded.model)[1])
+    for one in found:
+        assert one.raw.sum() == pytest.approx(one.score - bias, abs=1e-3)
