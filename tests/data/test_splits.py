@@ -209,3 +209,11 @@ def test_split_hash_knows_every_image_and_side(breakhis):
     changed.loc[0, "split"] = "val" if changed.loc[0, "split"] != "val" else "test"
     assert split_hash(split) != split_hash(changed)
     assert split_hash(split) == split_hash(split.iloc[::-1])
+
+
+def test_every_protocol_and_task_can_be_configured():
+    from engine.data.datasets import TASKS
+    from engine.runs import config
+
+    assert set(PROTOCOLS) == set(config.PROTOCOLS)
+    assert set(TASKS) == set(config.TASKS)
