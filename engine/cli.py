@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         as_json=True,
     )
     command.add_argument("data", type=Path, metavar="DATA", help="a copy of BreakHis, or another data set")
+    command.add_argument(
+        "--images", action="store_true", help="also hash every image and name those that show the same"
+    )
 
     command = add(
         "split", _split, "Divide a data set into train, val and test, and audit the result.", as_json=True
@@ -111,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         as_json=True,
     )
     command.add_argument("manifest", type=Path, metavar="CSV", help="a manifest with a split column")
+    command.add_argument(
+        "--images", action="store_true", help="also compare the images: near duplicates on two sides"
+    )
 
     for name, run, text in (
         (
@@ -231,6 +237,54 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="PNG", help="overlay to write")
     command.add_argument(
         "--raw", type=Path, metavar="NPY", help="also write the signed map on the layer's grid, float32"
+    )
+
+    command = add(
+        "probe",
+        _probe,
+        "Measure what leakage is worth: one light classifier under an image split and under a case split.",
+        as_json=True,
+    )
+    command.add_argument("data", type=Path, metavar="DATA", help="a copy of BreakHis, or another data set")
+    command.add_argument("--model", default="tf_efficientnet_lite0", help="whose frozen features are used")
+    command.add_argument("--pretrained", default="offline", help="hub, offline or none")
+    command.add_argument("--magnification", type=_listed, default=(), help="these magnifications only")
+    command.add_argument("--seed", type=int, default=0, help="seed of both splits")
+
+    command = add(
+        "download",
+        _download,
+        "Fetch the official BreakHis archive; interrupted, it goes on where it was.",
+        as_json=True,
+    )
+    command.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to")
+    command.add_argument("--url", help="another address of the archive (.tar.gz)")
+
+    command = add(
+        "export",
+        _export,
+        "Take a run's network elsewhere: weights with a model card, TorchScript or ONNX, logits verified.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("id", metavar="ID")
+    command.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to")
+    command.add_argument("--format", choices=("safetensors", "torchscript", "onnx"), default="safetensors")
+
+    command = add(
+        "fuse",
+        _fuse,
+        "Queue a CNN-MLP fusion of trained runs of one split, as a run like any other.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("ids", nargs="+", metavar="ID", help="members")
+    command.add_argument("--name", required=True, metavar="LABEL", help="a label for people")
+    command.add_argument(
+        "--as-study",
+        "--as_study",
+        action="store_true",
+        help="fit on validation and watch test, as the study did; otherwise fit on train, choose on validation",
     )
 
     command = add(
@@ -406,16 +460,15 @@ def _sample(given: argparse.Namespace) -> int:
 def _check(given: argparse.Namespace) -> int:
     from engine.data.datasets import inspect
 
-    _, inventory = inspect(given.data, progress=_progress("Reading"))
-    record = inventory.as_record()
-    lines = [
-        f"{inventory.images} images, {inventory.slides} slides, {inventory.cases} cases",
-        inventory.counts.to_string(),
-        *[f"{problem['file']}: {problem['message']}" for problem in record["problems"]],
-    ]
-    if not inventory.usable:
-        lines.append("Not usable: both classes are needed.")
-    _answer(given, record, "\n".join(lines))
+    manifest, inventory = inspect(given.data, progress=_progress("Reading"))
+    record, text = inventory.as_record(), inventory.as_text()
+    if given.images:
+        from engine.data.hashing import find_duplicates
+
+        found = find_duplicates(manifest, progress=_progress("Hashing"))
+        record["duplicates"] = found.as_record()
+        text = f"{text}\n{found.as_text()}"
+    _answer(given, record, text)
     return 0 if inventory.usable else 1
 
 
@@ -453,11 +506,13 @@ def _split(given: argparse.Namespace) -> int:
 
 
 def _audit(given: argparse.Namespace) -> int:
-    from engine.data.audit import audit
+    from engine.data.audit import audit, audit_images
     from engine.data.manifest import read_manifest
 
-    found = audit(read_manifest(given.manifest).table)
-    _answer(given, found.as_record(), found.verdict)
+    manifest = read_manifest(given.manifest)
+    bar = _progress("Comparing")
+    found = audit_images(manifest, progress=bar) if given.images else audit(manifest.table)
+    _answer(given, found.as_record(), found.as_text())
     return 1 if found.level == "leak" else 0
 
 
@@ -738,6 +793,48 @@ def _explain(given: argparse.Namespace) -> int:
     return 0
 
 
+def _probe(given: argparse.Namespace) -> int:
+    from engine.analysis.probe import probe_dataset
+    from engine.data.breakhis import load_dataset
+
+    bars: dict[str, Callable[[int, int], None]] = {}
+
+    def step(label: str, done: int, total: int) -> None:
+        bars.setdefault(label, _progress(label))(done, total)
+
+    manifest = load_dataset(given.data).only(given.magnification)
+    found = probe_dataset(manifest, given.model, given.pretrained, seed=given.seed, progress=step)
+    _answer(given, found.as_record(), found.as_text())
+    return 0
+
+
+def _download(given: argparse.Namespace) -> int:
+    from engine.data.download import OFFICIAL_URL, download
+
+    found = download(given.to, given.url or OFFICIAL_URL, progress=_progress("Fetching", "byte"))
+    text = f"{found.inventory.images} images in {found.folder}"
+    _answer(given, found.as_record(), text if found.complete else f"{text}: not the complete data set")
+    return 0 if found.complete else 1
+
+
+def _export(given: argparse.Namespace) -> int:
+    from engine.training.export import export_run
+
+    made = export_run(_locate(given), given.to, given.format)
+    record = {"file": str(made.path), "card": str(made.card), "greatest_difference": made.difference}
+    _answer(given, record, f"{made.path}\n{made.card}\nGreatest difference of a logit: {made.difference:.2g}")
+    return 0
+
+
+def _fuse(given: argparse.Namespace) -> int:
+    from engine.runs.results import start_fusion
+
+    members = [_locate(given, run_id) for run_id in given.ids]
+    folder = start_fusion(members, given.name, given.runs, as_study=given.as_study)
+    _answer(given, {"id": folder.id}, folder.id)
+    return 0
+
+
 def _report(given: argparse.Namespace) -> int:
     from engine.report.html import write_report
 
@@ -806,7 +903,8 @@ def _bench(given: argparse.Namespace) -> int:
         module = importlib.import_module(f"engine.bench.{name}")
         records = module.run(**_bench_options(name, given.data))
         results[name] = records
-        texts += [f"\n{name}", module.text(records)]
+        write = getattr(module, "text", None) or getattr(module, "as_text", None) or _table
+        texts += [f"\n{name}", write(records)]
     _answer(given, {"benches": results}, "\n".join(texts).strip())
     return 0
 

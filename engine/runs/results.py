@@ -31,6 +31,7 @@ from engine.analysis.predictions import classes_of
 from engine.errors import DataError, EnsembleError, PredictionsError, RunError
 from engine.runs.config import RunConfig
 from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
+from engine.runs.launch import enqueue
 from engine.share import access
 
 Progress = Callable[[int, int], None]
@@ -73,7 +74,9 @@ def trained_on(folder: RunFolder) -> TrainedOn:
     table = folder.manifest().table
     if "split" not in table.columns:
         return TrainedOn(frozenset(), frozenset(), False)
-    rows = table[table["split"] == "train"]
+    # The study fitted its fusion on the validation part.
+    learned = ("train", "val") if config.details.get("as_study") else ("train",)
+    rows = table[table["split"].isin(learned)]
     return TrainedOn(frozenset(rows["image_id"]), frozenset(rows["case"]) - {""}, True)
 
 
@@ -400,6 +403,38 @@ def save_ensemble(
     return _finished(
         runs, config, f"ensemble_{method}", {split: part.table for split, part in parts.items()}, last.audit
     )
+
+
+def start_fusion(members: Sequence[RunFolder], name: str, runs: Path, *, as_study: bool = False) -> RunFolder:
+    """Queue a CNN-MLP fusion of trained runs of one split (kind `fusion`).
+
+    Raises:
+        EnsembleError: fewer than two members, or members that are no trained runs.
+    """
+    if len(members) < 2:
+        raise EnsembleError(
+            "A fusion needs at least two members", found=str(len(members)), remedy="Choose more runs"
+        )
+    _distinct(members)
+    untrained = [folder.name for folder in members if folder.config().kind != "train"]
+    if untrained:
+        raise EnsembleError(
+            "Only trained runs can be fused", found=", ".join(untrained), remedy="Leave the others out"
+        )
+    first = members[0].config()
+    details = {"members": [folder.id for folder in members], "as_study": as_study}
+    config = replace(first, kind="fusion", name=name, parent="", experiment="", details=details)
+    record = members[0].record()
+    folder = create(
+        runs,
+        config,
+        "fusion",
+        manifest=members[0].manifest(),
+        audit=worst_audit(members),
+        split_hash=str(record.get("split_hash", "")),
+    )
+    enqueue(folder)
+    return folder
 
 
 @dataclass(frozen=True)
