@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import compare_curves, compare_view, gallery, matrix_figure, selection, tick_list, widgets
+from dashboard import (
+    compare_curves,
+    compare_view,
+    gallery,
+    matrix_figure,
+    places,
+    predict_view,
+    selection,
+    tick_list,
+    widgets,
+)
 from dashboard.compare_view import MODES, Cell, Line, View
 from engine.analysis import comparison, metrics
 from engine.analysis.comparison import Aligned, Comparison
 from engine.report import figures
+from engine.runs import results
 from engine.runs.folder import Summary
+from engine.share import access
 
 SPLITS = {"test": "Test", "val": "Validation"}
 PARTS = {"magnification": "Magnification", "subtype": "Subtype", "fold": "Fold"}
-VIEWS = ("Images", "Curves", "Patients", "Settings")
+VIEWS = ("Images", "Curves", "Patients", "Settings", "Study")
 
 
 # --- controls ------------------------------------------------------------------------------------------
@@ -53,6 +67,7 @@ def choose_runs(summaries: Sequence[Summary], key: str) -> list[str]:
         for summary in summaries
     ]
     tick_list.draw(items, key)
+    import_form(key)
     ids = tick_list.chosen(key)
     if len(ids) > compare_view.MOST_RUNS:
         st.warning(
@@ -375,8 +390,10 @@ def _below(
         compare_curves.draw(view, lines, kind)
     elif chosen == "Patients":
         _patients(view, lines)
-    else:
+    elif chosen == "Settings":
         _settings(summaries, labels)
+    else:
+        _study(view, summaries, labels)
 
 
 def _images(view: View, lines: list[Line], labels: Mapping[str, str], whole: Aligned) -> None:
@@ -493,3 +510,109 @@ def _settings(summaries: Sequence[Summary], labels: Mapping[str, str]) -> None:
     table = table.rename(columns={"setting": "Setting", **{one.id: labels[one.id] for one in summaries}})
     st.dataframe(table, hide_index=True, key="compare_settings")
     st.caption("Only what differs. Everything else is the same in all entries.")
+
+
+def _study(view: View, summaries: Sequence[Summary], labels: Mapping[str, str]) -> None:
+    """Our runs beside the source study's published figures, and what differs in protocol."""
+    from engine.analysis import study
+
+    wanted = replace(view, names=("accuracy",), reference="")
+    table = compare_view.compare(wanted, with_intervals=True)
+    configs = {summary.id: summary.config.to_record() for summary in summaries}
+    beside = study.beside(table.entries, configs)
+    beside["name"] = [
+        labels.get(run_id, name) for run_id, name in zip(beside["id"], beside["name"], strict=True)
+    ]
+    shown = pd.DataFrame(
+        {
+            "Entry": beside["name"],
+            "Accuracy": [widgets.number(value) for value in beside["accuracy"]],
+            "95% interval": [
+                f"[{low:.3f}, {high:.3f}] {kind}" if low == low else "n/a"
+                for low, high, kind in zip(beside["low"], beside["high"], beside["interval"], strict=True)
+            ],
+            "n": beside["n"],
+            **{
+                power: [widgets.number(value) for value in beside[power]]
+                for power in ("40X", "100X", "200X", "400X")
+            },
+            "Split": beside["protocol"],
+        }
+    )
+    st.dataframe(shown, hide_index=True, key="compare_study")
+    st.caption(
+        widgets.escaped(
+            f"Study: {study.CITATION}, recomputed from its counts. Its patients are on both sides of its split: "
+            "compare its figures with runs split by image, never with runs split by case."
+        )
+    )
+    first = summaries[0]
+    st.markdown(f"**What differs between the study and {widgets.escaped(labels[first.id])}**")
+    differing = study.differences(configs[first.id], n_images=table.n_images, n_cases=table.n_cases)
+    st.dataframe(
+        differing.rename(columns={"aspect": "Aspect", "study": "Study", "ours": labels[first.id]}),
+        hide_index=True,
+        key="compare_protocol",
+    )
+
+
+# --- import --------------------------------------------------------------------------------------------
+def import_form(key: str) -> None:
+    """Predictions of any other tool become an entry."""
+    reason = places.read_only_reason() or (
+        "" if access.actor().may_edit else access.actor().reason or "You may only read"
+    )
+    with st.popover(
+        "Import predictions", icon=":material/upload_file:", disabled=bool(reason), help=reason or None
+    ):
+        with st.form("compare_import", border=False):
+            uploads = st.file_uploader(
+                "CSV files of one model", type="csv", accept_multiple_files=True, key="compare_import_files"
+            )
+            name = st.text_input(
+                "Name", max_chars=120, key="compare_import_name", placeholder="Keras B0, fold 1"
+            )
+            mapping = st.text_area(
+                "Other column names, one per line",
+                key="compare_import_map",
+                height=80,
+                placeholder="y_prob = prob_malignant",
+                help="Their name = ours. Ours: image_id, label, case, magnification, split, fold, prob_benign, prob_malignant.",
+            )
+            go = st.form_submit_button("Import", type="primary")
+        st.caption(
+            "At least image_id and prob_malignant. BreakHis file names give label, case and magnification; "
+            "split and fold are kept where they are given."
+        )
+        if go and not uploads:
+            st.warning("Choose at least one CSV file.", icon=":material/upload_file:")
+        elif go:
+            with widgets.errors_shown():
+                saved = import_uploads([(one.name, one.getvalue()) for one in uploads], name, mapping)
+                tick_list.change(key, [*tick_list.chosen(key), saved])
+                st.rerun()
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """`theirs = ours` per line."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {theirs.strip(): ours.strip() for theirs, _, ours in pairs if theirs.strip() and ours.strip()}
+
+
+def import_uploads(uploads: Sequence[tuple[str, bytes]], name: str, mapping: str) -> str:
+    """The id of the run that the files become.
+
+    Raises:
+        PredictionsError: not predictions. AccessError: a viewer asks.
+    """
+    access.require_editor("import predictions")
+    with tempfile.TemporaryDirectory(prefix="import-") as scratch:
+        files = []
+        for position, (own, data) in enumerate(uploads):
+            target = Path(scratch) / f"{position}_{predict_view.safe_name(own)}"
+            target.write_bytes(data)
+            files.append(target)
+        title = name.strip() or predict_view.safe_name(uploads[0][0]).rpartition(".")[0] or "imported"
+        return results.import_predictions(
+            files, title, places.runs_folder(), mapping=parse_mapping(mapping) or None
+        ).id

@@ -25,6 +25,7 @@ from engine.errors import EngineError
 from engine.report import figures
 from engine.runs import results
 from engine.runs.folder import Summary
+from engine.share import access
 
 KEY = "ensemble_members"
 ACCENT = "#5B3E8F"
@@ -178,6 +179,7 @@ def _search_buttons(mates: Sequence[str]) -> None:
 def _best(mates: list[str]) -> None:
     found = ensemble_view.search(mates)
     rank = found.best_of_size(int(st.session_state.get("ens_size", 1)))
+    st.session_state["_ens_searched"] = found.tried
     if rank is not None:
         _load(found, rank)
 
@@ -299,6 +301,8 @@ def right(summaries: Mapping[str, Summary], labels: Mapping[str, str], choice: C
         EngineError: the members do not fit together.
     """
     found = ensemble_view.answer(choice, split)
+    count_tried(choice, split)
+    revealed(labels)
     _badge(choice, split, [summaries[run_id] for run_id in choice.members])
     _headline(found, choice, split, labels)
     _cautions(choice, found, split, labels)
@@ -495,16 +499,22 @@ def _agreement(found: Answer, labels: Mapping[str, str]) -> None:
     matrix = diversity.pair_matrix(source, measure)
     fig = figures.agreement_map(matrix, names, MEASURES[measure], dark=widgets.is_dark())
     oracle = diversity.oracle_errors(source)
-    widgets.show_figure(
-        fig,
-        f"Per pair of members, on {widgets.counted(len(found.outcome), 'image')}. Every member is wrong on {oracle} of them: "
-        "what no vote can mend. Yule's Q is undefined (n/a) where a product is zero.",
-        f"{MEASURES[measure]} of {len(pairs)} pairs of members.",
-        f"ens_agreement_{measure}_{len(source)}",
+    st.plotly_chart(
+        widgets.themed(fig), theme=None, width="content", key=f"ens_agreement_{measure}_{len(source)}",
+        config={"displayModeBar": False}, alt=f"{MEASURES[measure]} of {len(pairs)} pairs of members.",
+    )  # fmt: skip
+    few = int(pairs["few"].sum()) if "few" in pairs.columns else 0
+    st.caption(
+        widgets.escaped(
+            f"Per pair of members, on {widgets.counted(len(found.outcome), 'image')}. Every member is wrong on {oracle} of them: "
+            "what no vote can mend. Undefined is n/a."
+            + (f" {few} pairs have so few errors that only their counts mean anything." if few else "")
+        )
     )
-    st.dataframe(
-        pairs.replace({"first": dict(labels), "second": dict(labels)}), hide_index=True, key="ens_pairs"
-    )
+    with st.expander("Counts of every pair", expanded=bool(few)):
+        st.dataframe(
+            pairs.replace({"first": dict(labels), "second": dict(labels)}), hide_index=True, key="ens_pairs"
+        )
 
 
 def _size(summaries: Mapping[str, Summary], choice: Choice, labels: Mapping[str, str]) -> None:
@@ -631,17 +641,24 @@ def _roles(choice: Choice, split: str, labels: Mapping[str, str]) -> None:
 # --- save ----------------------------------------------------------------------------------------------
 def save(choice: Choice) -> None:
     """Save the choice as a run of its own, under a name."""
-    reason = places.read_only_reason()
+    who = access.actor()
+    reason = places.read_only_reason() or ("" if who.may_edit else who.reason or "You may only read")
     with st.popover("Save as a run", icon=":material/save:", disabled=bool(reason), help=reason or None):
         suggestion = f"{ensemble.METHODS[choice.method].title} of {len(choice.members)}"
         with st.form("ens_save", border=False):
             name = st.text_input("Name", value=suggestion, max_chars=120, key=f"ens_name_{suggestion}")
             done = st.form_submit_button("Save", type="primary")
+            lock = st.form_submit_button(
+                "Lock and reveal test",
+                icon=":material/lock:",
+                help="Saves this choice as it is, with how many choices were looked at, and then shows its test score once.",
+            )
         st.caption("Members, weights and predictions are stored; no weights are copied.")
-        if done:
+        if done or lock:
             with widgets.errors_shown():
-                saved = _save(choice, name.strip() or suggestion)
+                saved = _save(choice, name.strip() or suggestion, locked=lock)
                 st.session_state["_ens_saved"] = saved
+                st.session_state["_ens_revealed"] = saved if lock else ""
                 st.rerun()
     saved = st.session_state.get("_ens_saved")
     if saved:
@@ -651,7 +668,34 @@ def save(choice: Choice) -> None:
         )  # fmt: skip
 
 
-def _save(choice: Choice, name: str) -> str:
+def revealed(labels: Mapping[str, str]) -> None:
+    """The test score of the choice that was locked in this session, with what was tried before."""
+    run_id = st.session_state.get("_ens_revealed")
+    if not run_id:
+        return
+    with widgets.errors_shown():
+        folder = cached.run(run_id)
+        details = folder.config().details
+        one = cached.estimates(run_id, "test", ("balanced_accuracy",))["balanced_accuracy"].iloc[0]
+        side = SPLITS[details.get("chosen_on", "val")]
+        st.success(
+            widgets.escaped(
+                f"Locked: {folder.name}. Balanced accuracy on test {one}. Chosen on {side} after "
+                f"{widgets.counted(int(details.get('tried', 1)), 'choice')} had been looked at."
+            ),
+            icon=":material/lock:",
+        )
+
+
+def count_tried(choice: Choice, split: str, searched: int = 0) -> None:
+    """Remember how many choices were looked at in this session: what optimism grows with."""
+    tried = st.session_state.setdefault("_ens_tried", set())
+    tried.add((choice, split))
+    st.session_state["_ens_searched"] = max(searched, st.session_state.get("_ens_searched", 0))
+
+
+def _save(choice: Choice, name: str, locked: bool = False) -> str:
+    access.require_editor("save an ensemble")
     members = [cached.run(run_id) for run_id in choice.members]
     looked = bool(st.session_state.get("_ens_ticked_on_test"))
     folder = results.save_ensemble(
@@ -661,6 +705,12 @@ def _save(choice: Choice, name: str) -> str:
         places.runs_folder(),
         weights=list(choice.weights) or None,
         tie_rule=choice.tie_rule,
-        notes={"chosen_on": "test" if looked else "val"},
+        notes={
+            "chosen_on": "test" if looked else "val",
+            "tried": max(
+                len(st.session_state.get("_ens_tried", ())), st.session_state.get("_ens_searched", 0)
+            ),
+            "locked": locked,
+        },
     )
     return folder.id

@@ -96,11 +96,15 @@ def grid(
     ):
         return
     bar = st.progress(0.0)
+
+    def report(done: int, total: int) -> None:
+        bar.progress(done / total, f"{done} of {total} maps")
+
     made = montage(
         [cached.run(run_id) for run_id in ids],
         [Path(paths[name]) for name in shown["image_id"]],
         load=explain_view.load,
-        progress=lambda done, total: bar.progress(done / total, f"{done} of {total} maps"),
+        progress=report,
         method=question["method"],
         target=question["target"],
         layer=question["layer"] or None,
@@ -203,13 +207,17 @@ def _measured(run_id: str, sample: pd.DataFrame, paths: Mapping[str, str], quest
         for _, row in sample.iterrows()
     )
     bar = st.progress(0.0, "Measuring ...")
+
+    def report(done: int) -> None:
+        bar.progress(done / len(sample), f"{done} of {len(sample)} images")
+
     asked = tuple(dict.fromkeys((question["method"], CONTROL)))
     table = measure_sample(
         loaded,
         images,
         asked,
         layer=question["layer"] or None,
-        progress=lambda done: bar.progress(done / len(sample), f"{done} of {len(sample)} images"),
+        progress=report,
     )
     bar.empty()
     return summarise(table)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dashboard import compare_view, gallery, matrix_figure, tick_list
+from dashboard import compare_panels, compare_view, gallery, matrix_figure, tick_list
 from dashboard.compare_view import Cell, Line, Point, View
 from engine.analysis import comparison
+from engine.errors import PredictionsError
 from engine.runs.folder import locate
 
 CLASSES = ("benign", "malignant")
@@ -203,7 +204,7 @@ def test_runs_without_common_images_are_refused_with_the_reason(app, said, make_
     assert "no image in common" in said(at)
 
 
-@pytest.mark.parametrize("below", ["Patients", "Settings", "Curves"])
+@pytest.mark.parametrize("below", ["Patients", "Settings", "Curves", "Study"])
 def test_the_other_views_are_drawn(app, two, below):
     at = app(
         "compare", runs=f"{two[0].id},{two[1].id}", view=below, mag="100X", ref=two[0].id, mode="difference"
@@ -261,6 +262,29 @@ def test_latex_has_a_row_per_entry_and_escapes_names(two):
     assert r"B0\_50\% \& more & " in text
     assert text.count(r" \\") == 4
     assert f"{found.entries[0].scores['accuracy'].value:.3f}" in text
+
+
+def test_predictions_of_another_tool_become_an_entry(two, runs_dir):
+    table = two[0].predictions("test")
+    text = table.assign(score=table["prob_malignant"])[["image_id", "score"]].to_csv(index=False)
+    saved = compare_panels.import_uploads([("../keras.csv", text.encode())], "", "score = prob_malignant")
+    folder = locate(runs_dir, saved)
+    assert folder.name == "keras"
+    assert folder.config().kind == "import"
+    ours = folder.predictions("test").set_index("image_id").loc[table["image_id"]]
+    assert np.allclose(ours["prob_malignant"], table["prob_malignant"].to_numpy(), atol=1e-6)
+    assert list(ours["label"]) == list(table["label"])
+
+
+def test_a_file_that_is_no_table_is_refused_with_the_remedy(runs_dir):
+    with pytest.raises(PredictionsError) as caught:
+        compare_panels.import_uploads([("notes.csv", b"hello\nworld\n")], "x", "")
+    assert caught.value.remedy
+    assert not list(runs_dir.glob("2*"))
+
+
+def test_mappings_are_read_line_by_line():
+    assert compare_panels.parse_mapping("a = b\n\nnonsense\n c=d ") == {"a": "b", "c": "d"}
 
 
 def predicted_right(folder) -> np.ndarray:

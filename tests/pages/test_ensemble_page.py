@@ -218,6 +218,31 @@ def test_saving_makes_a_run_that_says_who_and_how(app, three, runs_dir):
     assert set(saved[0].predicted_splits()) == {"val", "test"}
 
 
+def test_lock_and_reveal_records_what_was_tried_and_then_shows_test(app, said, three, runs_dir):
+    ids = ids_of(three)
+    at = app("ensemble", members=",".join(ids))
+    assert "Locked" not in said(at)
+    at.checkbox(key=f"{ensemble_panels.KEY}_tick_{ids[0]}").uncheck().run()
+    next(button for button in at.button if button.label == "Lock and reveal test").click().run()
+    assert not at.exception
+    saved = next(folder for folder in run_folders(runs_dir) if folder.config().kind == "ensemble")
+    details = saved.config().details
+    assert (details["chosen_on"], details["locked"], details["tried"]) == ("val", True, 2)
+    score = ensemble_view.answer(Choice(ids[1:]), "test").scores["balanced_accuracy"].value
+    text = said(at)
+    assert f"Balanced accuracy on test {score:.3f}" in text
+    assert "after 2 choices" in text
+
+
+def test_a_tick_made_while_looking_at_test_is_recorded(app, three, runs_dir):
+    ids = ids_of(three)
+    at = app("ensemble", members=",".join(ids), split="test")
+    at.checkbox(key=f"{ensemble_panels.KEY}_tick_{ids[0]}").uncheck().run()
+    next(button for button in at.button if button.label == "Save").click().run()
+    saved = next(folder for folder in run_folders(runs_dir) if folder.config().kind == "ensemble")
+    assert saved.config().details["chosen_on"] == "test"
+
+
 def test_members_without_common_images_are_refused_with_the_reason(app, said, three):
     table = three[1].predictions("val")
     three[1].write_predictions("val", table.assign(image_id="other-" + table["image_id"]))
