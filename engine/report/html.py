@@ -424,22 +424,23 @@ def _errors(contents: Contents) -> str:
         "Runs wrong",
         "Mean probability of the wrong class",
     ]
-    parts = ["<h3>Images that most runs get wrong</h3>", _table(header, rows)]
-    for group in contents.groups:
+    parts = ["<h3>Images that the runs get wrong, the surest mistakes first</h3>", _table(header, rows)]
+    for number, group in enumerate(contents.groups, 1):
         table = case_errors(group)
+        which = f" (test set {number})" if len(contents.groups) > 1 else ""
         if not table.empty:
             cases = [
                 [row["case"], row["label"], str(row["images"]), f"{row['wrong']} of {row['of']} predictions"]
                 for row in table.head(15).to_dict("records")
             ]
             parts += [
-                "<h3>Cases with the most mistakes</h3>",
+                f"<h3>Cases with the most mistakes{which}</h3>",
                 _table(["Case", "True", "Images", "Wrong"], cases),
             ]
     if contents.pictures:
         parts += [
             "<h3>Their images</h3>",
-            '<p class="note">Right of an image: class activation maps that the runs hold, where there are some.</p>',
+            '<p class="note">Right of an image: the class activation map that the run holds, where there is one; light = evidence for malignant.</p>',
             f'<div class="cards">{"".join(_card(picture) for picture in contents.pictures)}</div>',
         ]
     return "".join(parts)

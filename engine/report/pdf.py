@@ -108,6 +108,8 @@ def styles() -> dict[str, ParagraphStyle]:
             "h3", fontName=bold, fontSize=10, leading=14, spaceBefore=8, spaceAfter=3, keepWithNext=1
         ),
         "cell": style("cell", fontSize=7, leading=9.2),
+        "tiny": style("tiny", fontSize=6, leading=8),
+        "tiny head": style("tiny head", fontName=bold, fontSize=6, leading=8),
         "head": style("head", fontName=bold, fontSize=7, leading=9.2),
         "small": style("small", fontSize=7.5, leading=10.5, textColor=FAINT),
         "code": style("code", fontSize=7.5, leading=11),
@@ -126,8 +128,12 @@ def _table(
     """A table as wide as the page; column widths in shares, equal unless given."""
     shares = widths or _shares(header, rows)
     total = sum(shares)
-    cells = [[_p(name, "head") for name in header]] if any(header) else []
-    cells += [[_p(_ESTIMATE.sub(r"\1\n\2", str(value)), "cell") for value in row] for row in rows]
+    small = "tiny " if len(header) > 7 else ""
+    cells = [[_p(name, f"{small}head") for name in header]] if any(header) else []
+    cells += [
+        [_p(_ESTIMATE.sub(r"\1\n\2", str(value)), "tiny" if small else "cell") for value in row]
+        for row in rows
+    ]
     table = Table(
         cells, colWidths=[WIDTH * share / total for share in shares], repeatRows=1 if any(header) else 0
     )
@@ -146,12 +152,15 @@ def _table(
 
 
 def _shares(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[float]:
-    """Widths after the longest texts, within limits."""
-    longest = [
-        max([len(str(name)) * 0.7, *[len(str(row[position])) for row in rows]])
-        for position, name in enumerate(header)
-    ]
-    return [min(max(length, 10.0), 34.0) for length in longest]
+    """Widths after the longest lines and the longest words of the header, within limits."""
+    widths = []
+    for position, name in enumerate(header):
+        lines = [
+            len(line) for row in rows for line in _ESTIMATE.sub(r"\1\n\2", str(row[position])).split("\n")
+        ]
+        word = max((len(part) for part in str(name).split()), default=0)
+        widths.append(min(max([word * 1.35, 11.0, *lines]), 34.0 if len(header) <= 7 else 16.0))
+    return widths
 
 
 # -- the file -------------------------------------------------------------------------------------
@@ -196,8 +205,8 @@ def _story(contents: Contents) -> list[Flowable]:
         ("Leakage", _leakage(contents)),
         ("Data", _data(contents)),
         ("Models", [_table(*words.models_rows(contents))]),
-        ("Scores", [part for group in contents.groups for part in _scores(contents, group)]),
-        ("Confusion matrices per magnification", [part for group in contents.groups for part in _matrices(contents, group)]),
+        ("Scores", _per_group(contents, _scores)),
+        ("Confusion matrices per magnification", _per_group(contents, _matrices)),
         ("Ensembles", _ensembles(contents)),
         ("Errors", _errors(contents)),
         ("Limits", [_p(f"• {line}") for line in words.limits(contents)]),
@@ -208,6 +217,17 @@ def _story(contents: Contents) -> list[Flowable]:
     for number, (title, parts) in enumerate(sections, 1):
         story += [_p(f"{number}. {title}", "h2"), *parts]
     return story
+
+
+def _per_group(contents: Contents, draw: Callable[[Contents, Group], list[Flowable]]) -> list[Flowable]:
+    """The same for every set of test images, each under its own heading where there are several."""
+    parts: list[Flowable] = []
+    for number, group in enumerate(contents.groups, 1):
+        if len(contents.groups) > 1:
+            size = f"{group.comparison.n_images:,} images of {group.comparison.n_cases} cases"
+            parts.append(_p(f"Test set {number}: {size}", "h3"))
+        parts += draw(contents, group)
+    return parts
 
 
 def _verdict(audit: dict[str, Any]) -> Table:
@@ -300,7 +320,10 @@ def _errors(contents: Contents) -> list[Flowable]:
     header = ["Image", "Case", "Magnification", "True", "Runs wrong", "Mean probability of the wrong class"]
     parts: list[Flowable] = [_table(header, rows, [5, 2, 2, 1.6, 1.6, 2.2])]
     if contents.pictures:
-        parts += [_p("Their images, with the maps that the runs hold", "h3"), *_pictures(contents.pictures)]
+        parts += [
+            _p("Their images, with the maps that the runs hold (light = evidence for malignant)", "h3"),
+            *_pictures(contents.pictures),
+        ]
     return parts
 
 

@@ -62,7 +62,10 @@ def serving() -> Iterator[Provider]:
                 code = base64.urlsafe_b64encode(f"{provider.logins}".encode()).decode()
                 provider.codes[code] = (asked.get("nonce", ""), dict(provider.user))
                 self.send_response(302)
-                self.send_header("Location", f"{asked['redirect_uri']}?{urlencode({'code': code, 'state': asked['state']})}")
+                self.send_header(
+                    "Location",
+                    f"{asked['redirect_uri']}?{urlencode({'code': code, 'state': asked['state']})}",
+                )
                 self.end_headers()
             else:
                 self.send_error(404)

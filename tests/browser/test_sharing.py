@@ -36,7 +36,12 @@ def dashboard(runs: Path, *options: str, port: int = 0, **settings: str) -> Iter
     port = port or free_port()
     command = [sys.executable, "-m", "streamlit", "run", "dashboard/Home.py", "--server.port", str(port)]
     command += ["--server.headless", "true", *options]
-    environment = {**os.environ, "DASHBOARD_RUNS": str(runs), "DASHBOARD_SAMPLE": str(runs.parent / "s"), **settings}
+    environment = {
+        **os.environ,
+        "DASHBOARD_RUNS": str(runs),
+        "DASHBOARD_SAMPLE": str(runs.parent / "s"),
+        **settings,
+    }
     with open(runs.parent / "server.log", "wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
@@ -147,18 +152,28 @@ def test_roles_come_from_the_identity_provider_and_the_list(browser, tmp_path):
                 page.goto(url)
                 page.get_by_role("button", name="Log in").click()
                 if role == "nobody":
-                    expect(page.get_by_text("is not on the list of this server")).to_be_visible(timeout=60_000)
+                    expect(page.get_by_text("is not on the list of this server")).to_be_visible(
+                        timeout=60_000
+                    )
                     page.goto(f"{url}/shared")
-                    expect(page.get_by_text("is not on the list of this server")).to_be_visible(timeout=60_000)
+                    expect(page.get_by_text("is not on the list of this server")).to_be_visible(
+                        timeout=60_000
+                    )
                     assert page.get_by_text("For everyone").count() == 0
                 else:
                     expect(page.get_by_role("button", name="Log out")).to_be_visible(timeout=60_000)
                     page.goto(f"{url}/shared")
                     expect(page.get_by_text("For everyone").first).to_be_visible(timeout=60_000)
-                    expect(page.get_by_text("Read only")).to_have_count(1 if role == "viewer" else 0, timeout=60_000)
+                    expect(page.get_by_text("Read only")).to_have_count(
+                        1 if role == "viewer" else 0, timeout=60_000
+                    )
                     expect(page.get_by_text("open without end")).to_be_visible(timeout=60_000)
-                    page.wait_for_function("() => !document.querySelector('[data-testid=\"stStatusWidget\"]')")
-                    expect(page.get_by_role("button", name="Revoke")).to_have_count(1 if role == "editor" else 0, timeout=60_000)
+                    page.wait_for_function(
+                        "() => !document.querySelector('[data-testid=\"stStatusWidget\"]')"
+                    )
+                    expect(page.get_by_role("button", name="Revoke")).to_have_count(
+                        1 if role == "editor" else 0, timeout=60_000
+                    )
                 context.close()
         assert provider.logins == len(cases)
 
@@ -171,7 +186,14 @@ def test_whoever_comes_from_another_machine_without_login_only_reads(browser, tm
         pytest.skip("this machine has no address but its loopback")
     runs = tmp_path / "runs"
     freeze.freeze([fabricate.run(runs, name="Our run")], title="Our view")
-    options = ("--server.address", "0.0.0.0", "--server.allowedHosts", address, "--server.allowedHosts", "127.0.0.1")
+    options = (
+        "--server.address",
+        "0.0.0.0",
+        "--server.allowedHosts",
+        address,
+        "--server.allowedHosts",
+        "127.0.0.1",
+    )
     port = free_port()
     with dashboard(runs, *options, port=port) as local:
         for base, revokes in ((local, 1), (f"http://{address}:{port}", 0)):

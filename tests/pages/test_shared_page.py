@@ -173,3 +173,24 @@ def test_a_thread_of_the_server_is_nobody(monkeypatch):
     thread.start()
     thread.join()
     assert found == [access.NOBODY]
+
+
+def _page_with_a_freeze_button():
+    from dashboard import sharing
+    from engine.share.views import Part
+
+    sharing.freeze_button(
+        lambda: [Part("text", "what this page shows")], {"page": "explain"}, "here", title="Maps"
+    )
+
+
+def test_any_page_can_freeze_what_it_shows(runs_dir, said):
+    from streamlit.testing.v1 import AppTest
+
+    at = AppTest.from_function(_page_with_a_freeze_button, default_timeout=30).run()
+    assert not at.exception, at.exception
+    at.button[0].click().run()
+    assert not at.exception, at.exception
+    (view,) = views.listed(runs_dir)
+    assert (view.title, view.source) == ("Maps", {"page": "explain"})
+    assert f"/shared?view={view.id}" in said(at)

@@ -23,7 +23,9 @@ def viewer():
 
 
 def snapshot(runs: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(runs.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(runs)): path.read_bytes() for path in sorted(runs.rglob("*")) if path.is_file()
+    }
 
 
 def test_a_viewer_changes_nothing(tmp_path, request):
