@@ -57,7 +57,7 @@ def test_a_viewer_changes_nothing(tmp_path, request):
         "pool": lambda: results.pool_folds([done], "pooled", runs),
     }
     for name, call in calls.items():
-        with pytest.raises(AccessError, match="v@x.org is a viewer here"):
+        with pytest.raises(AccessError, match=r"v@x\.org is a viewer here"):
             call()
         after = {path: data for path, data in snapshot(runs).items() if not path.startswith("queue")}
         assert after == {path: data for path, data in before.items() if not path.startswith("queue")}, name
