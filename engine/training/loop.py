@@ -37,6 +37,8 @@ SAVE_EVERY_S = 600.0
 """Within an epoch a checkpoint is written this often, so that a kill costs ten minutes at most."""
 STEP_STREAM = -1
 """The `epoch` that seeds of steps (dropout, mixing) are drawn from; epochs of images count from 0."""
+SETTLE_EVERY = 16
+"""A GPU runs ahead of the program; reading a loss makes it wait, so that is done every so many steps."""
 TRAIN_COST = 3.0
 """A training step costs about three forward passes; only the shape of the progress bar depends on it."""
 
@@ -191,6 +193,7 @@ class Fit:
         self.tally = Tally.of(len(self.manifest.classes))
         self.saved_at = time.monotonic()
         self.step_seconds: list[float] = []
+        self.unsettled: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     # -- the order of things ------------------------------------------------------------------
 
@@ -371,14 +374,13 @@ class Fit:
         update = (self.epoch - self.recipe.first_epoch(self.stage_at)) * updates_per_epoch + self.step
         rate = objective.set_rates(self.optimizer, update, stage.epochs * updates_per_epoch, stage)
         self._seed_step()
-        total = 0.0
         for _ in range(parts):
             pixels, targets = next(source)
             targets = targets.to(self.device.torch, non_blocking=True)
-            total += self._backward(pixels, targets, images, stage)
-        (broken,) = self.group.any(not np.isfinite(total))
-        if broken:
-            raise failures.not_a_number(self.epoch, self.step + 1)
+            self._backward(pixels, targets, images, stage)
+        last = self.step + 1 == updates_per_epoch
+        if last or not self.device.is_cuda or self.step % SETTLE_EVERY == SETTLE_EVERY - 1:
+            self._settle()
         self.scaler.unscale_(self.optimizer)
         if self.recipe.clip:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -388,11 +390,26 @@ class Fit:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.model, step=update)
-        self.tally.loss += total
         return rate
 
-    def _backward(self, pixels: torch.Tensor, targets: torch.Tensor, images: int, stage: Stage) -> float:
-        """Add the gradient of one batch, as its share of the update's `images`; returns its summed loss."""
+    def _settle(self) -> None:
+        """Read the losses and counts of the steps since the last time into the tally.
+
+        Raises:
+            TrainingError: a loss is no number; the tally and the last checkpoint are from before.
+        """
+        losses = torch.stack([loss for loss, _ in self.unsettled]).tolist() if self.unsettled else []
+        (broken,) = self.group.any(not np.isfinite(losses).all())
+        if broken:
+            raise failures.not_a_number(self.epoch, self.step + 1)
+        size = len(self.tally.matrix)
+        for loss, (_, counts) in zip(losses, self.unsettled, strict=True):
+            self.tally.loss += loss  # one by one: the sum does not depend on when it is read
+            self.tally.matrix += counts.cpu().numpy().reshape(size, size)
+        self.unsettled.clear()
+
+    def _backward(self, pixels: torch.Tensor, targets: torch.Tensor, images: int, stage: Stage) -> None:
+        """Add the gradient of one batch, as its share of the update's `images`."""
         mixed = targets
         if self.mixer is not None and not stage.views and len(pixels) % 2 == 0:
             mixed_pixels, mixed = self.mixer(pixels.to(self.device.torch).float(), targets)
@@ -404,11 +421,10 @@ class Fit:
         # The processes' gradients are averaged, but each has only its part of the update's images.
         share = 1 if stage.views else self.group.world
         self.scaler.scale(loss * share / images).backward()
-        guess = outputs.detach().argmax(1).cpu().numpy()
-        counts = confusion(targets.cpu().numpy(), guess, outputs.shape[1])
-        self.tally.matrix += counts
+        classes = outputs.shape[1]
+        counts = torch.bincount(targets * classes + outputs.detach().argmax(1), minlength=classes * classes)
+        self.unsettled.append((loss.detach(), counts))
         self.tally.images += len(targets)
-        return float(loss.detach())
 
     def _seed_step(self) -> None:
         """Dropout, stochastic depth and mixing of this step, whatever was drawn before."""
@@ -524,6 +540,7 @@ class Fit:
     def _save(self) -> None:
         """Write everything a resume needs."""
         self.saved_at = time.monotonic()
+        self._settle()
         tally = self._common_tally()
         if not self.report.writes:
             return

@@ -35,7 +35,7 @@ def test_two_processes_give_the_result_of_one(make_run):
     }
     alone, together = make_run(**options), make_run(**options)
     assert tiny_runs.fit(alone) == "completed"
-    program = Path(__file__).with_name("two_ranks.py")
+    program = Path(__file__).with_name("tiny_runs.py")
     command = [
         sys.executable,
         "-m",
