@@ -123,8 +123,12 @@ def probe_dataset(
     """
     from engine.training.features import pooled_features  # torch: only when the probe runs
 
-    def step(label: str) -> Progress | None:
-        return (lambda done, total: progress(label, done, total)) if progress else None
+    def step(label: str) -> Progress:
+        def update(done: int, total: int) -> None:
+            if progress:
+                progress(label, done, total)
+
+        return update
 
     _require(manifest.table, manifest.classes)
     values = pooled_features(

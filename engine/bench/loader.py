@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def _folder_pipeline(size: int) -> Callable[[Path], object]:
             v2.Resize((size, size), antialias=True),
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
-            v2.RandomAffine(36, translate=(0.3, 0.3), interpolation=v2.InterpolationMode.BILINEAR),
+            v2.RandomAffine([-36, 36], translate=(0.3, 0.3), interpolation=v2.InterpolationMode.BILINEAR),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(_MEAN, _STD),
@@ -181,7 +181,7 @@ def _through_loader(packed: cache.PackedImages, size: int, recipe: str) -> Calla
     rows = np.arange(len(packed))
     source = TrainingImages(packed, rows, np.zeros(len(rows), np.int64), recipe, size, "square", 0)
     loader = Loader(source, choose("cpu"), workers=1)
-    stream = iter(())
+    stream: Iterator = iter(())
     epoch = 0
 
     def work(turn: int) -> int:

@@ -310,11 +310,14 @@ def _remarks(table: pd.DataFrame, sizes: dict[str, int]) -> Iterator[str]:
         rare = ", ".join(f"{sizes[size]} of {size}" for size in others[:3])
         yield f"Most images have {usual} pixels, {rare}{' and other sizes' if len(others) > 3 else ''}."
     known = table[(table["slide"] != "") & (table["magnification"] != "")]
-    counts = known.groupby(["slide", "magnification"])["image_id"].agg(list)
-    single = [f"{slide} at {power}" for (slide, power), names in counts.items() if len(names) == 1]
+    counts = known.groupby(["slide", "magnification"])["image_id"].agg(list).reset_index()
+    alone = counts[counts["image_id"].map(len) == 1]
+    single = [
+        f"{slide} at {power}" for slide, power in zip(alone["slide"], alone["magnification"], strict=True)
+    ]
     if single:
         yield f"A single image: {shorten(single)}."
-    gaps = sum(_gaps(names) for names in counts)
+    gaps = sum(_gaps(names) for names in counts["image_id"])
     if gaps:
         yield f"The numbering of images has {gaps} gaps; nothing need be missing."
 

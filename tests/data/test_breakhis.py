@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +221,23 @@ def test_the_real_images_are_counted():
     assert record["problems"] == []
     assert record["counts"]["benign"]["100X"] == 71
     assert len(manifest) == 174
+
+
+@pytest.mark.slow
+def test_all_7909_names_are_checked_in_seconds(tmp_path):
+    """A replica of the release in Kaggle's layout: every slide, every number of images; one picture, linked."""
+    first = put(tmp_path, ".one.png")
+    top = tmp_path / "BreaKHis_v1" / "BreaKHis_v1" / "histology_slides" / "breast"
+    for slide in slide_facts().itertuples():
+        folder = top / slide.label / "SOB" / SUBTYPES[slide.subtype] / slide.slide.replace("-", "_", 1)
+        for power in ("40", "100", "200", "400"):
+            (folder / f"{power}X").mkdir(parents=True)
+            for number in range(1, getattr(slide, f"images_{power}X") + 1):
+                os.link(first, folder / f"{power}X" / f"{slide.slide}-{power}-{number:03d}.png")
+    began = time.perf_counter()
+    manifest, inventory = scan(tmp_path)
+    assert time.perf_counter() - began < 15
+    assert len(manifest) == 7909
+    assert inventory.problems == ()
+    assert inventory.official is not None
+    assert inventory.official.complete

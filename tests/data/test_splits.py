@@ -57,7 +57,7 @@ def test_the_generated_manifest_is_the_whole_release(breakhis):
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if PROTOCOLS[name].keeps_cases_apart])
 def test_cases_never_straddle_splits(breakhis, protocol):
     for fold in folds_available(protocol):
-        for seed in (0, 1):
+        for seed in (0,) if protocol == "case" else (0, 1):  # the folds of the whole release are fixed
             split = make_split(breakhis, SplitSpec(protocol, fold, seed)).table
             assert split.groupby("case")["split"].nunique().max() == 1
             assert audit(split).level == "clean"
