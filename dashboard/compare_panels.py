@@ -332,6 +332,7 @@ def _matrices(
         mode=mode,
         against=against,
         chosen=(cell.entry, cell.part, cell.true, cell.guess) if cell else None,
+        titles={part: f"fold {part}" for part in parts if part != "all"} if by == "fold" else None,
         dark=widgets.is_dark(),
     )
     chart = f"matrices_{view.split}_{view.magnification}_{by}_{mode}_{len(shown)}"

@@ -32,6 +32,7 @@ BUCKETS = {
     "wrong": ("Wrong", True),
 }
 MOST_RUNS = 16
+LOOKED_UP = 10  # manifests of other runs in which an import's images are looked up
 
 
 # --- pure: what a click opens --------------------------------------------------------------------------
@@ -446,15 +447,30 @@ def _opinions(view: View, _key: tuple) -> pd.DataFrame:
 
 
 def image_paths(ids: Sequence[str]) -> dict[str, str]:
-    """image_id -> absolute path, from the manifests of these runs; imports have none."""
+    """image_id -> absolute path, from the manifests of these runs.
+
+    Imports have none: their images are looked up by name in the newest manifests of other runs.
+    """
+    found, lacking = _known_paths(ids)
+    if lacking:
+        others = [
+            one.id for one in cached.summaries() if one.config.kind == "train" and one.id not in set(ids)
+        ]
+        found = {**_known_paths(others[:LOOKED_UP])[0], **found}
+    return found
+
+
+def _known_paths(ids: Sequence[str]) -> tuple[dict[str, str], bool]:
+    """(image_id -> path, whether one of the runs has no manifest)."""
     found: dict[str, str] = {}
+    lacking = False
     for run_id in ids:
         try:
             folder = cached.run(run_id)
             found = {**_paths(str(folder.path), cached._file_stamp(folder.path / "manifest.csv")), **found}
         except EngineError:
-            continue
-    return found
+            lacking = True
+    return found, lacking
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)

@@ -51,6 +51,7 @@ def confusion_rows(
     against: Row | None = None,
     chosen: tuple[str, str, str, str] | None = None,
     changed: Mapping[tuple[str, str], np.ndarray] | None = None,
+    titles: Mapping[str, str] | None = None,
     dark: bool = False,
 ) -> go.Figure:
     """The figure.
@@ -59,6 +60,7 @@ def confusion_rows(
         rows: the entries, in order. parts: the slices, in order. classes: in label order.
         mode: counts, percent, or difference (each row minus `against`, in percentage points).
         chosen: (entry, slice, true, predicted) of the cell whose images are open: it is outlined.
+        titles: slice -> what stands above its column, where that is not its name.
         changed: (entry, slice) -> bool (classes, classes): cells to outline, because they changed.
 
     Custom data of a point: entry, slice, true class, predicted class.
@@ -80,7 +82,7 @@ def confusion_rows(
             _under(fig, matrix, base, mode, c * step_x + size / 2, top + size, INK[theme])
             _outlines(fig, row, part, c * step_x, top, classes, chosen, changed, INK[theme])
     for c, part in enumerate(parts):
-        title = "all" if part == "all" else part
+        title = (titles or {}).get(part, part)
         _text(fig, c * step_x + size / 2, -0.62, f"<b>{title}</b>", 13, INK[theme])
         for k, name in enumerate(classes):
             _text(fig, c * step_x + k + 0.5, -0.2, _initial(name), 11, INK[theme], 0.7)

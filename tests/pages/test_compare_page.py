@@ -1,6 +1,15 @@
-"""The compare page: what a click means (pure), and what a person sees (AppTest)."""
+"""The compare page: what a click means (pure), and what a person sees (AppTest, a browser)."""
 
 from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +170,7 @@ def test_unknown_ids_of_a_link_are_named(app, said, two):
     assert tick_list_of(at) == {two[0].id: True, two[1].id: False}
 
 
+@pytest.mark.slow
 def test_unticking_changes_what_is_compared(app, said, two):
     at = app("compare", runs=f"{two[0].id},{two[1].id}")
     box = next(box for box in at.checkbox if box.key.endswith(two[1].id))
@@ -204,6 +214,7 @@ def test_runs_without_common_images_are_refused_with_the_reason(app, said, make_
     assert "no image in common" in said(at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", ["Patients", "Settings", "Curves", "Study"])
 def test_the_other_views_are_drawn(app, two, below):
     at = app(
@@ -219,6 +230,7 @@ def test_intervals_are_computed_once_and_then_known(two, runs_dir):
     assert compare_view.is_ready(view)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Calibration", "Referral", "Learning"])
 def test_every_kind_of_curve_is_drawn(app, two, kind):
     at = app("compare", runs=f"{two[0].id},{two[1].id}", view="Curves", curve=kind)
@@ -283,6 +295,14 @@ def test_a_file_that_is_no_table_is_refused_with_the_remedy(runs_dir):
     assert not list(runs_dir.glob("2*"))
 
 
+def test_images_of_an_import_are_found_by_name_in_other_runs_manifests(two, runs_dir):
+    table = two[0].predictions("test")
+    text = table[["image_id", "prob_malignant"]].to_csv(index=False)
+    saved = compare_panels.import_uploads([("a.csv", text.encode())], "a", "")
+    paths = compare_view.image_paths([saved])
+    assert set(table["image_id"]) <= set(paths)
+
+
 def test_mappings_are_read_line_by_line():
     assert compare_panels.parse_mapping("a = b\n\nnonsense\n c=d ") == {"a": "b", "c": "d"}
 
@@ -296,3 +316,69 @@ def tick_list_of(at) -> dict[str, bool]:
     return {
         box.key.removeprefix("compare_runs_tick_"): box.value for box in at.checkbox if "_tick_" in box.key
     }
+
+
+# --- a browser -----------------------------------------------------------------------------------------
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+
+@pytest.fixture
+def server(runs_dir, tmp_path):
+    """The dashboard on a free port, on this test's runs; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "streamlit", "run", str(root / "dashboard" / "Home.py")]
+    command += ["--server.port", str(port), "--server.headless", "true"]
+    with open(tmp_path / "server.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=root, env=os.environ.copy(), stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).read()
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_click_on_a_cell_opens_its_images_and_the_link_restores_them_elsewhere(server, two):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    ids = f"{two[0].id},{two[1].id}"
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(f"{server}/compare?runs={ids}")
+        plot = page.locator(".js-plotly-plot").first
+        plot.wait_for(timeout=90_000)
+        page.wait_for_timeout(3000)
+        box = plot.bounding_box()
+        assert box is not None
+        names, cells = matrix_figure.LABEL_X, 5 * (2 + matrix_figure.GAP_X) - matrix_figure.GAP_X + 0.05
+        x = box["x"] + box["width"] * (names + 0.5) / (names + cells)
+        y = (
+            box["y"] + matrix_figure.HEAD_PX + 1.5 * matrix_figure.CELL_PX
+        )  # first entry, 40X, malignant as benign
+        page.mouse.click(x, y)
+        opened = page.get_by_text("truly malignant, called benign by first")
+        opened.first.wait_for(timeout=60_000)
+        table = two[0].predictions("test")
+        inside = (table["magnification"] == "40X") & (table["label"] == "malignant")
+        n = int((inside & (table["prob_malignant"] < 0.5)).sum())
+        assert opened.first.inner_text().startswith(f"{n} image")
+        link = page.url
+        other = browser.new_context().new_page()
+        other.goto(link)
+        again = other.get_by_text("truly malignant, called benign by first")
+        again.first.wait_for(timeout=90_000)
+        assert again.first.inner_text().startswith(f"{n} image")
+        browser.close()

@@ -134,6 +134,7 @@ def test_unknown_members_of_a_link_are_named(app, said, three):
     assert ticked(at) == {three[0].id}
 
 
+@pytest.mark.slow
 def test_every_tick_changes_the_headline_and_undo_brings_it_back(app, said, three):
     ids = ids_of(three)
     at = app("ensemble", members=",".join(ids))
@@ -149,6 +150,7 @@ def test_every_tick_changes_the_headline_and_undo_brings_it_back(app, said, thre
     assert ticked(at) == set(ids[1:])
 
 
+@pytest.mark.slow
 def test_the_buttons_tick_families_all_and_none(app, three):
     ids = ids_of(three)
     at = app("ensemble", members=ids[2])
@@ -161,6 +163,7 @@ def test_the_buttons_tick_families_all_and_none(app, three):
     assert ticked(at) == set(ids)
 
 
+@pytest.mark.slow
 def test_best_of_size_k_and_greedy_choose_on_validation(app, three):
     at = app("ensemble", members=three[0].id)
     at.number_input(key="ens_size").set_value(2).run()
@@ -191,18 +194,21 @@ def test_a_leaking_member_raises_the_red_badge(app, said, leaking_run):
     assert "bh-leak" in said(at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["Agreement", "Size", "Members", "Roles"])
 def test_the_other_views_are_drawn(app, three, view):
     at = app("ensemble", members=",".join(ids_of(three)), view=view)
     assert not at.exception
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(ensemble.METHODS))
 def test_every_method_of_the_table_answers(three, method):
     found = ensemble_view.answer(Choice(ids_of(three), method), "val")
     assert 0 <= found.scores["balanced_accuracy"].value <= 1
 
 
+@pytest.mark.slow
 def test_saving_makes_a_run_that_says_who_and_how(app, three, runs_dir):
     ids = ids_of(three)
     at = app("ensemble", members=",".join(ids), method="vote")
@@ -218,6 +224,7 @@ def test_saving_makes_a_run_that_says_who_and_how(app, three, runs_dir):
     assert set(saved[0].predicted_splits()) == {"val", "test"}
 
 
+@pytest.mark.slow
 def test_lock_and_reveal_records_what_was_tried_and_then_shows_test(app, said, three, runs_dir):
     ids = ids_of(three)
     at = app("ensemble", members=",".join(ids))
@@ -234,6 +241,7 @@ def test_lock_and_reveal_records_what_was_tried_and_then_shows_test(app, said, t
     assert "after 2 choices" in text
 
 
+@pytest.mark.slow
 def test_a_tick_made_while_looking_at_test_is_recorded(app, three, runs_dir):
     ids = ids_of(three)
     at = app("ensemble", members=",".join(ids), split="test")

@@ -194,6 +194,7 @@ def test_every_model_has_its_row_and_the_link_restores_the_image(app, said, expl
     assert all(image in alt for alt in (pictures_of(at)[0], pictures_of(at)[3]))
 
 
+@pytest.mark.slow
 def test_next_and_previous_walk_through_the_filtered_images(app, explained):
     folder = explained()
     at = app("explain", runs=folder.id)
@@ -249,6 +250,7 @@ def test_an_empty_filter_says_so(app, said, explained):
     assert "No image passes" in said(at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["Patient", "Grid", "Trust", "Files"])
 def test_the_views_below_are_drawn(app, explained, view):
     first, second = explained("first", 1), explained("second", 2)
@@ -256,6 +258,7 @@ def test_the_views_below_are_drawn(app, explained, view):
     assert not at.exception
 
 
+@pytest.mark.slow
 def test_the_grid_shows_every_model_on_every_image_from_stored_maps(app, explained):
     first, second = explained("first", 1), explained("second", 2)
     at = app("explain", runs=f"{first.id},{second.id}", view="Grid")
