@@ -181,12 +181,12 @@ def _duplicates(root: str, manifest: Manifest) -> None:
         if not clicked:
             return
         bar = st.progress(0.0, text="Hashing images ...")
-        found = cached.duplicates(
-            root,
-            lambda done, total: (
-                bar.progress(done / max(total, 1), text=f"Hashing images: {done:,} of {total:,}") and None
-            ),
-        )
+
+        def progress(done: int, total: int) -> None:
+            bar.progress(done / max(total, 1), text=f"Hashing images: {done:,} of {total:,}")
+
+        with widgets.errors_shown():
+            found = cached.duplicates(root, progress)
         bar.empty()
     if found is None or found.empty:
         st.caption(f"No two of the {len(manifest):,} images show the same.")

@@ -48,7 +48,7 @@ def learning_curves(metrics: pd.DataFrame, best: dict | None = None) -> tuple[go
             )  # fmt: skip
             last = part.iloc[-1]
             fig.add_annotation(
-                x=last["epoch"], y=last[name], text=f" {words}", xanchor="left", showarrow=False,
+                x=last["epoch"], y=last[name], text=words, xanchor="left", xshift=10, showarrow=False,
                 font={"color": colour, "size": 12}, row=1, col=column,
             )  # fmt: skip
         if with_rate:

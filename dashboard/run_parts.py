@@ -220,28 +220,32 @@ def results(summary: Summary) -> None:
 
 def _scores(summary: Summary, side: str) -> None:
     table = cached.estimates(summary.id, side, SCORES, by="magnification")
-    first = table.iloc[0][SCORES[0]]
-    data = {"": ["all magnifications" if name == "all" else name for name in table["slice"]]}
-    for name in SCORES:
-        data[score_of(name).title] = [estimate.short for estimate in table[name]]
-    data["Images"] = [estimate.n_images for estimate in table[SCORES[0]]]
-    data["Cases"] = [estimate.n_cases for estimate in table[SCORES[0]]]
+    shown = score_table(table)
+    config: dict[str, Any] = {
+        name: st.column_config.TextColumn(alignment="right") for name in shown.columns[1:]
+    }
     st.dataframe(
-        pd.DataFrame(data),
+        shown,
         hide_index=True,
-        alt=f"Scores on {side}: a row for all magnifications and one for each.",
-        column_config={
-            score_of(name).title: st.column_config.TextColumn(help=score_of(name).help, alignment="right")
-            for name in SCORES
-        },
+        alt=f"Scores on {side}: a row per score, a column for all magnifications and one for each.",
+        column_config=config,
     )
-    share = (
-        "Whole cases are drawn"
-        if first.n_cases
-        else "Images are drawn (no case is known), so they are too narrow"
+    first = table.iloc[0][SCORES[0]]
+    drawn = (
+        "whole cases drawn" if first.n_cases else "images drawn (no case is known), so they are too narrow"
     )
-    warnings = dict.fromkeys(estimate.warning for estimate in table[SCORES[0]] if estimate.warning)
-    st.caption(widgets.escaped(" ".join([f"95% intervals in brackets. {share}.", *warnings])))
+    note = f" For all magnifications: {first.warning}." if first.warning else ""
+    st.caption(widgets.escaped(f"95% intervals in brackets, {drawn}.{note}"))
+
+
+def score_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`estimate_table` turned for reading: a row per score, a column for all and per magnification, then n."""
+    names = ["all" if name == "all" else str(name) for name in table["slice"]]
+    rows = [[score_of(name).title, *(estimate.short for estimate in table[name])] for name in SCORES]
+    first = table[SCORES[0]]
+    rows.append(["Images", *(f"{estimate.n_images:,}" for estimate in first)])
+    rows.append(["Cases", *(f"{estimate.n_cases:,}" for estimate in first)])
+    return pd.DataFrame(rows, columns=["Score", *names])
 
 
 def _matrices(summary: Summary, side: str) -> None:
@@ -379,6 +383,9 @@ def details(folder: RunFolder, summary: Summary) -> None:
 
 def _configuration(summary: Summary) -> None:
     config = summary.config
+    if config.kind not in ("train", "fusion"):
+        _made_of(summary)
+        return
     holders = {"DataConfig": config.data, "ModelConfig": config.model, "TrainingConfig": config.training}
     titles = {"DataConfig": "Data", "ModelConfig": "Model", "TrainingConfig": "Training"}
     columns = st.columns(3)
@@ -395,6 +402,34 @@ def _configuration(summary: Summary) -> None:
         st.json(config.details, expanded=False)
     st.caption("The same from the command line:")
     st.code(launch.command_line(config), language="bash", wrap_lines=True)
+
+
+def _made_of(summary: Summary) -> None:
+    """What an ensemble, a pooled entry or an import was made of; its members lead to their pages."""
+    details = summary.config.details
+    members = [str(member) for member in details.get("members") or []]
+    names = {other.id: other.name for other in cached.summaries()}
+    for member in members:
+        if member in names:
+            st.page_link(
+                places.page("run"),
+                label=widgets.escaped(names[member]),
+                query_params={"id": member},
+                icon=":material/monitoring:",
+            )
+        else:
+            st.caption(widgets.escaped(f"{member} is not here any more."))
+    rest = {key: value for key, value in details.items() if key != "members"}
+    plain = [
+        (key.replace("_", " "), value) for key, value in rest.items() if isinstance(value, str | int | float)
+    ]
+    if plain:
+        widgets.facts(plain)
+    nested = {key: value for key, value in rest.items() if not isinstance(value, str | int | float)}
+    if nested:
+        st.json(nested, expanded=False)
+    if not details:
+        st.caption("Nothing was recorded about how this was made.")
 
 
 def _shown(name: str, value: Any) -> str:

@@ -82,6 +82,14 @@ def _columns() -> list[str]:
     return chosen or ["name"]
 
 
+def live(columns: list[str], group: str) -> None:
+    """Table and queue; redrawn every two seconds while something runs or waits."""
+    live_table(columns, group)
+    summaries = cached.summaries()
+    if any(summary.state in run_folder.ACTIVE for summary in summaries):
+        queue(places.runs_folder(), summaries)
+
+
 def live_table(columns: list[str], group: str) -> None:
     """The table and what can be done with the selected rows; redrawn while something runs."""
     summaries = cached.summaries()

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import cached, places, runs_parts, selection, widgets
+from dashboard import cached, runs_parts, selection, widgets
 from engine.runs import folder as run_folder
 
 widgets.header("Runs", "What is running, what came out, and what next?")
@@ -23,9 +23,7 @@ if not summaries:
 _, missing = selection.divide(selection.read_list("runs"), [summary.id for summary in summaries])
 widgets.missing_notice(missing)
 
-shown, columns, group = runs_parts.controls(summaries)
+_, columns, group = runs_parts.controls(summaries)
 busy = any(summary.state in run_folder.ACTIVE for summary in summaries)
-st.fragment(run_every=2.0 if busy else None)(runs_parts.live_table)(columns, group)
-if busy:
-    runs_parts.queue(places.runs_folder(), summaries)
+st.fragment(run_every=2.0 if busy else None)(runs_parts.live)(columns, group)
 runs_parts.trash()

@@ -36,8 +36,10 @@ def test_a_finished_run_shows_scores_matrices_and_downloads(app, said, finished_
     ):
         assert words in text
     scores = at.dataframe[0].value
-    assert scores.iloc[:, 0].tolist() == ["all magnifications", "40X", "100X", "200X", "400X"]
-    assert scores["Images"].tolist() == [48, 12, 12, 12, 12]
+    assert scores.columns.tolist() == ["Score", "all", "40X", "100X", "200X", "400X"]
+    counts = scores.set_index("Score").loc["Images"]
+    assert counts.tolist() == ["48", "12", "12", "12", "12"]
+    assert scores["all"].str.contains(r"\[").sum() == 7
     labels = [element.proto.label for element in at.get("download_button")]
     assert {"Predictions, test (CSV)", "Predictions, val (CSV)", "Configuration (JSON)"} <= set(labels)
 
