@@ -425,6 +425,9 @@ def _check_run(folder: RunFolder, data_root: str) -> None:
         raise _refuse("A run in the bundle cannot be read", f"{folder.id}: {error}") from error
     if folder.best.is_file():
         check_safetensors(folder.best)
+        # What loads weights asks for the sha256 beside them; this one was just compared with the bundle's.
+        digest = files.sha256(folder.best)
+        files.write_bytes(folder.best.with_name(f"{folder.best.name}.sha256"), f"{digest}\n".encode())
     data = {**record.get("data", {}), "root": data_root}
     came = {"from": "bundle", "imported_at": time.time()}
     files.write_json(folder.path / "config.json", {**record, "data": data, "imported": came})

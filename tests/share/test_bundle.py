@@ -74,6 +74,20 @@ def test_a_run_comes_back_as_it_was(trained, zipped, tmp_path):
     assert not imported.last.exists()
 
 
+@pytest.mark.slow
+def test_the_weights_of_an_imported_run_load(tmp_path):
+    import torch
+
+    from engine.training import checkpoint
+
+    trained = fabricate.run(tmp_path / "runs", epochs=1)
+    checkpoint.save_weights(trained.best, {"head.weight": torch.ones(2, 3)}, {})
+    target = bundle.write_bundle(trained, tmp_path / "run.zip")
+    (imported,) = bundle.read_bundle(target, tmp_path / "there")
+    state, _ = checkpoint.load_weights(imported.best)
+    assert torch.equal(state["head.weight"], torch.ones(2, 3))
+
+
 def test_a_bundle_names_no_folder_of_this_machine_and_no_checkpoint(zipped, tmp_path):
     with zipfile.ZipFile(zipped) as archive:
         assert not any("ckpt" in name or "log" in name for name in archive.namelist())
