@@ -86,7 +86,8 @@ def _norm(width: int) -> nn.BatchNorm1d:
 
 
 def train_fusion(folder: RunFolder, report: Reporter) -> str:
-    """Train the fusion of trained runs; `config.details` = {members: [ids], as_study: bool}.
+    """Train the fusion of trained runs; `config.details` = {members: [ids], as_study: bool}, optionally
+    epochs (40) and batch_size (16).
 
     A run that was interrupted starts the MLP again from its seed, on the features it has kept: the same bits.
 
@@ -125,8 +126,9 @@ class Fusion:
         self.manifest = folder.manifest()
         self.parts = parts_of(self.manifest)
         self.seed = self.config.training.seed
-        self.epochs = self.config.training.epochs or EPOCHS
-        self.batch = self.config.training.batch_size or BATCH
+        # Not `config.training`: that is the members', which the launcher hands on with their data and seed.
+        self.epochs = int(details.get("epochs") or EPOCHS)
+        self.batch = int(details.get("batch_size") or BATCH)
         report.status = replace(report.status, epochs=self.epochs)
         check_members(self.members, self.manifest)
         make_deterministic(self.config.training.mode == "exact")

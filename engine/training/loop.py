@@ -467,6 +467,8 @@ class Fit:
         part = self.parts["val"]
         values = self._val_logits(part)
         row = self._val_row(values, part.targets, time.perf_counter() - began)
+        if self.cached is None:  # what the chosen geometry costs; on cached features it says nothing
+            row["ms_per_image"] = round(1000 * row["seconds"] / len(part), 2)
         assert self.optimizer is not None
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         tally = self._common_tally()
@@ -520,7 +522,6 @@ class Fit:
             "auroc": float(metrics.SCORES["auroc"].function(targets, probs)),
             "seconds": round(seconds, 3),
             "images_per_s": round(len(targets) / max(seconds, 1e-9), 2),
-            "ms_per_image": round(1000 * seconds / max(len(targets), 1), 2),
         }
 
     def _keep_if_best(self, row: dict[str, float]) -> None:

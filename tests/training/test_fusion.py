@@ -33,8 +33,8 @@ def members(make_run):
 
 
 def test_a_corrected_fusion_is_picked_on_validation_and_predicts_both(make_run, members):
-    details = {"members": [folder.id for folder in members]}
-    run = make_run(kind="fusion", training__epochs=3, training__batch_size=0, details=details)
+    details = {"members": [folder.id for folder in members], "epochs": 3}
+    run = make_run(kind="fusion", details=details)
     assert fuse(run) == "completed"
     assert run.predicted_splits() == ("val", "test")
     assert set(run.metrics()["split"]) == {"train", "val"}
@@ -48,7 +48,7 @@ def test_a_corrected_fusion_is_picked_on_validation_and_predicts_both(make_run, 
 
 def test_the_fusion_as_the_study_ran_it_scores_only_test(make_run, members):
     details = {"members": [folder.id for folder in members], "as_study": True}
-    run = make_run(kind="fusion", training__epochs=2, training__batch_size=0, details=details)
+    run = make_run(kind="fusion", details={**details, "epochs": 2})
     assert fuse(run) == "completed"
     assert run.predicted_splits() == ("test",)
     assert set(run.metrics()["split"]) == {"train", "test"}
@@ -68,8 +68,8 @@ def test_one_member_is_no_fusion(members, tiny_data):
 
 
 def test_dropout_draws_do_not_depend_on_what_was_drawn_before(make_run, members):
-    details = {"members": [folder.id for folder in members]}
-    one, two = (make_run(kind="fusion", training__epochs=2, details=details) for _ in range(2))
+    details = {"members": [folder.id for folder in members], "epochs": 2}
+    one, two = (make_run(kind="fusion", details=details) for _ in range(2))
     fuse(one)
     torch.rand(17)
     fuse(two)
