@@ -15,7 +15,7 @@ import streamlit as st
 
 from dashboard import batch_preview, forecast, places
 from engine.analysis import intervals
-from engine.data import datasets, hashing, images
+from engine.data import datasets, hashing, thumbnails
 from engine.data.breakhis import Inventory
 from engine.data.files import Progress
 from engine.data.manifest import Manifest
@@ -112,7 +112,7 @@ def problems(config: RunConfig) -> list[EngineError]:
 
 
 def thumbnail(path: str | Path, width: int = 220) -> bytes:
-    """An image as a small PNG.
+    """An image as a small JPEG, from the store on disk or made now.
 
     Raises:
         DataError: it cannot be decoded.
@@ -122,7 +122,7 @@ def thumbnail(path: str | Path, width: int = 220) -> bytes:
 
 @st.cache_data(max_entries=600, show_spinner=False)
 def _thumbnail(path: str, stamp: tuple, width: int) -> bytes:
-    return images.encode_png(images.thumbnail(Path(path), width))
+    return thumbnails.thumbnail_jpeg(Path(path), width)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)

@@ -20,7 +20,7 @@ from engine.errors import EngineError
 from engine.report import figures
 from engine.runs.config import DataConfig, help_of
 
-VIEWS = ("Contents", "Images", "Split")
+VIEWS = ("Contents", "Images", "Split", "Leakage gap")
 PER_PAGE = 24
 THUMB = 320
 

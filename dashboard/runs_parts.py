@@ -175,6 +175,7 @@ def _column_config(ids: Sequence[str]) -> dict:
         ),
         "name": columns.TextColumn("Name", width="medium", pinned=False),
         "progress": columns.ProgressColumn("Progress", format="%d%%", min_value=0, max_value=100, width=100),
+        "eta": columns.TextColumn("Left", width=88, help=run_table.COLUMNS["eta"].help),
         "best": columns.NumberColumn("Best (val)", format="%.3f", help=run_table.COLUMNS["best"].help),
         "best_epoch": columns.NumberColumn(
             "Epoch", format="%d", help=run_table.COLUMNS["best_epoch"].help, width=64

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import cached, dataset_parts, places, selection, widgets
+from dashboard import cached, dataset_parts, leak_gap, places, selection, widgets
 from engine.errors import EngineError
 
 widgets.header("Data set", "What is in it, and does the split keep patients apart?")
@@ -27,6 +27,8 @@ selection.choice_to_url("view", "dataset_view", default="Contents")
 
 if view == "Images":
     dataset_parts.images(manifest)
+elif view == "Leakage gap":
+    leak_gap.section(root)
 elif view == "Split":
     dataset_parts.split_designer(root, manifest)
 else:

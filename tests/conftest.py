@@ -22,6 +22,7 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("DASHBOARD_RUNS", str(folder))
     monkeypatch.setenv("DASHBOARD_SAMPLE", str(tmp_path / "sample_data"))
+    monkeypatch.setenv("BREAKHIS_CACHE", str(tmp_path / "cache"))
     return folder
 
 

@@ -1,0 +1,168 @@
+"""What leakage is worth on a data set: `engine probe` in a process of its own, its answer kept beside the runs.
+
+The probe loads torch and takes minutes; the server neither carries the one nor waits for the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import cached, places, widgets
+from engine import files
+from engine.errors import DataError
+from engine.report import figures
+
+FOLDER = ".probes"
+NAMES = {
+    "features": "Pretrained features",
+    "colour": "Colour histogram only",
+    "background": "Background only",
+}
+SPLITS = (
+    ("image", "patients on both sides", figures.LEAKAGE, "x"),
+    ("case", "patients kept apart", "#2E7D4F", "circle"),
+)
+
+
+@dataclass
+class Job:
+    """A probe at work."""
+
+    process: subprocess.Popen
+    since: float
+
+
+@st.cache_resource(show_spinner=False)
+def _jobs() -> dict[str, Job]:
+    """Probes of this server, shared by its sessions."""
+    return {}
+
+
+def answer_file(root: str) -> Path:
+    """Where the answer for a data set in its present state lies."""
+    words = f"{Path(root).expanduser().absolute()} {cached.folder_stamp(root)}"
+    return places.runs_folder() / FOLDER / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
+
+
+def start(root: str, target: Path) -> Job:
+    """Begin a probe; its output is the answer file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "engine", "probe", str(Path(root).expanduser().absolute()), "--json"]
+    with open(target, "wb") as out, open(target.with_suffix(".log"), "wb") as log:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=log, stdin=subprocess.DEVNULL, cwd=places.ROOT, start_new_session=True
+        )
+    return Job(process, time.time())
+
+
+def section(root: str) -> None:
+    """The gap, or the button that measures it, or how far the measurement is."""
+    target = answer_file(root)
+    job = _jobs().get(str(target))
+    record = files.read_json(target)
+    if record is None and job is not None and job.process.poll() is None:
+        st.fragment(run_every=2.0)(_waiting)(str(target))
+        return
+    if record is None:
+        if job is not None:
+            widgets.show_error(failure(target))
+        st.caption(
+            "The same light classifier on frozen features, cross-validated twice: images drawn at random, and patients "
+            "kept apart; beside two controls that see no tissue. Minutes on a CPU; it goes on when you leave this page."
+        )
+        if st.button(
+            "Measure the gap", icon=":material/balance:", key="gap", disabled=bool(places.read_only_reason())
+        ):
+            _jobs()[str(target)] = start(root, target)
+            st.rerun()
+        return
+    draw(record)
+
+
+def _waiting(target: str) -> None:
+    job = _jobs()[target]
+    if job.process.poll() is not None:
+        st.rerun(scope="app")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.html(
+            f'<span class="bh-chip">{widgets.icon("hourglass_top")}<span>Measuring for {widgets.duration(time.time() - job.since)}</span></span>',
+            width="content",
+        )
+        if st.button("Cancel", key="gap_cancel", type="tertiary"):
+            job.process.terminate()
+            _jobs().pop(target, None)
+            Path(target).unlink(missing_ok=True)
+            st.rerun(scope="app")
+
+
+def failure(target: Path) -> DataError:
+    """Why a probe ended without an answer, from its last line."""
+    try:
+        lines = target.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return DataError(
+        "The gap could not be measured",
+        found=lines[-1][:300] if lines else None,
+        remedy="Correct this and measure again",
+    )
+
+
+def draw(record: dict[str, Any]) -> None:
+    """The figure that is understood at once, and the verdict in a sentence."""
+    st.markdown(f"**{widgets.escaped(record.get('verdict', ''))}**")
+    fig, alt = figure(record)
+    widgets.show_figure(
+        fig,
+        "Balanced accuracy in five-fold cross-validation with 95% intervals (whole cases drawn); the dotted line is chance.",
+        alt,
+        "gap_figure",
+    )
+
+
+def figure(record: dict[str, Any]) -> tuple[go.Figure, str]:
+    """A line per representation: its score with patients on both sides and with patients kept apart."""
+    rows = record["scores"]
+    order = [name for name in NAMES if any(row["representation"] == name for row in rows)]
+    order += [row["representation"] for row in rows if row["representation"] not in NAMES]
+    order = list(dict.fromkeys(order))
+    fig = go.Figure()
+    for split, words, colour, symbol in SPLITS:
+        found = {row["representation"]: row for row in rows if row["split"] == split}
+        part = [found[name] for name in order if name in found]
+        fig.add_scatter(
+            x=[row["balanced_accuracy"] for row in part],
+            y=[NAMES.get(row["representation"], row["representation"]) for row in part],
+            error_x={
+                "type": "data",
+                "array": [row["high"] - row["balanced_accuracy"] for row in part],
+                "arrayminus": [row["balanced_accuracy"] - row["low"] for row in part],
+                "thickness": 1.5,
+                "width": 4,
+            },
+            mode="markers",
+            marker={"size": 11, "color": colour, "symbol": symbol},
+            name=words,
+        )
+    fig.add_vline(x=0.5, line={"dash": "dot", "width": 1, "color": "#8A8494"})
+    fig.update_layout(
+        height=130 + 48 * len(order),
+        margin={"l": 10, "r": 10, "t": 10, "b": 40},
+        legend={"orientation": "h", "y": 1.22, "x": 0},
+        xaxis={"title": "balanced accuracy", "range": [0.3, 1.02]},
+    )
+    fig.update_yaxes(autorange="reversed")
+    said = "; ".join(
+        f"{NAMES.get(row['representation'], row['representation'])}, split by {row['split']}: {row['balanced_accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in rows
+    )
+    return fig, f"What a leaking split is worth. {said}."
