@@ -114,23 +114,32 @@ def mean_by_case(table: pd.DataFrame, values: np.ndarray, draws: int = DRAWS, se
     known = case != ""
     unit_names = np.where(known, case, [f"\0{k}" for k in range(len(case))])
     names, unit = np.unique(unit_names, return_inverse=True)
-    strata, first = (
-        np.unique(label, return_inverse=True) if known.any() else (np.array([""]), np.zeros(len(case), int))
-    )
-    stratum = np.zeros(len(names), dtype=np.int64)
-    stratum[unit] = first
+    stratum, strata = _strata(unit, label, len(names))
     groups = Clusters(unit, stratum, "case" if known.any() else "image")
     sample = Resample(
         groups,
         draw_weights(groups, draws, seed),
         n_images=len(values),
         n_cases=len(set(case[known])),
-        class_names=tuple(str(name) or "unlabelled" for name in strata),
+        class_names=strata,
         extra_warning="" if known.all() else "cases unknown: images were resampled one by one",
     )
     top = np.bincount(unit, weights=values, minlength=len(names))
     count = np.bincount(unit, minlength=len(names)).astype(float)
     return sample.estimate(_MeanOfImages(top, count))
+
+
+def _strata(unit: np.ndarray, label: np.ndarray, units: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class of each unit (units,) and the classes' names; all in one where a class has a single unit.
+
+    A class with one case cannot be resampled within itself, and a mean over maps does not need the classes.
+    """
+    names, index = np.unique(label, return_inverse=True)
+    stratum = np.zeros(units, dtype=np.int64)
+    stratum[unit] = index
+    if np.bincount(stratum, minlength=max(len(names), 1)).min() < 2:
+        return np.zeros(units, dtype=np.int64), ("pooled",)
+    return stratum, tuple(str(name) or "unlabelled" for name in names)
 
 
 def _beats(gap: Estimate | None, better: int) -> bool | None:

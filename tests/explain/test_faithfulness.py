@@ -156,6 +156,13 @@ def test_an_interval_by_case_is_wider_than_one_by_image():
     assert "too narrow" in by_image.warning or "one by one" in by_image.warning
 
 
+def test_a_class_with_one_case_is_pooled_with_the_others_and_warned_about():
+    table = pd.DataFrame({"case": list("aabbccdd"), "label": ["benign"] * 2 + ["malignant"] * 6})
+    found = trust.mean_by_case(table, np.arange(8.0))
+    assert found.low < found.value < found.high
+    assert "4 pooled cases" in found.warning
+
+
 def test_undefined_values_are_left_out_of_the_mean():
     table = pd.DataFrame({"case": list("aabb"), "label": "benign"})
     assert trust.mean_by_case(table, np.array([1.0, np.nan, 3.0, 5.0])).value == pytest.approx(3.0)
