@@ -63,45 +63,42 @@ def test_renaming_keeps_the_id_and_the_configuration(run):
     assert locate(run.runs, run.id).name == "second"
 
 
-def _hold(path, ready, release):
+def _hold(path, ready):
     with RunFolder(path).hold():
         ready.set()
-        release.wait(20)
+        time.sleep(60)
 
 
-def test_only_the_lock_says_whether_a_worker_lives(run):
+@pytest.fixture
+def holder(run):
+    """Another process that holds the run's lock. It waits for nothing: an Event whose waiter was killed
+    blocks whoever sets it, for ever."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_hold, args=(run.path, ready))
+    process.start()
+    try:
+        assert ready.wait(60)
+        yield process
+    finally:
+        process.kill()
+        process.join(20)
+
+
+def test_only_the_lock_says_whether_a_worker_lives(run, holder):
     run.write_status(Status().moved("running"))
+    assert run.state() == "running"
+    assert all(run.is_alive() for _ in range(50))
+    run.request_stop()
+    assert run.state() == "stopping"
+    holder.kill()
+    holder.join()
     assert run.state() == "interrupted"
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    worker = context.Process(target=_hold, args=(run.path, ready, release))
-    worker.start()
-    try:
-        assert ready.wait(20)
-        assert run.state() == "running"
-        assert all(run.is_alive() for _ in range(50))
-        run.request_stop()
-        assert run.state() == "stopping"
-        worker.kill()
-        worker.join()
-        assert run.state() == "interrupted"
-    finally:
-        release.set()
-        worker.join(20)
 
 
-def test_a_second_worker_is_refused(run):
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    worker = context.Process(target=_hold, args=(run.path, ready, release))
-    worker.start()
-    try:
-        assert ready.wait(20)
-        with pytest.raises(RunError, match="already being worked on"), run.hold(wait_s=0.1):
-            pass
-    finally:
-        release.set()
-        worker.join(20)
+def test_a_second_worker_is_refused(run, holder):
+    with pytest.raises(RunError, match="already being worked on"), run.hold(wait_s=0.1):
+        pass
 
 
 def test_starting_is_believed_only_for_a_while(run, monkeypatch):
