@@ -10,7 +10,12 @@ from engine.training import estimate
 
 
 @pytest.mark.parametrize(
-    ("recipe", "geometry"), [("study-as-run", "square"), ("modern", "tiles"), ("quick", "square")]
+    ("recipe", "geometry"),
+    [
+        ("quick", "square"),
+        pytest.param("study-as-run", "square", marks=pytest.mark.slow),
+        pytest.param("modern", "tiles", marks=pytest.mark.slow),
+    ],
 )
 def test_a_probe_measures_time_and_memory(recipe, geometry):
     config = RunConfig(
