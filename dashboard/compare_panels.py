@@ -18,6 +18,7 @@ from dashboard import (
     places,
     predict_view,
     selection,
+    sharing,
     tick_list,
     widgets,
 )
@@ -194,10 +195,13 @@ def draw(summaries: Sequence[Summary], labels: Mapping[str, str], split: str) ->
     ready = compare_view.is_ready(view)
     best = compare_view.compare(view, with_intervals=True) if ready else quick
     _table(slot, best, lines, view)
-    words, buttons = st.columns([2.5, 1], vertical_alignment="center")
+    words, buttons = st.columns([1.2, 1], vertical_alignment="center")
     with buttons.container(horizontal=True, gap="small", horizontal_alignment="right"):
         _columns()
         download = st.container(width="content")
+        if access.actor().may_edit:
+            title = ", ".join(labels[run_id] for run_id in ids[:3]) + (" ..." if len(ids) > 3 else "")
+            sharing.freeze_runs_button(ids, "compare_freeze", split=split, title=title)
     _matrices(view, quick, lines, labels, whole)
     _below(view, summaries, lines, labels, whole)
     if not ready:

@@ -196,7 +196,11 @@ def _gap_html(gap: PairedDifference) -> str:
         if gap.p_holm < 0.001
         else f"{gap.p_holm:.3f}".lstrip("0")
     )
-    title = widgets.plain(f"sign-flip over cases, Holm over {gap.comparisons}")
+    test = gap.mcnemar
+    title = widgets.plain(
+        f"sign-flip over cases, Holm over {gap.comparisons}. Exact McNemar p = {test.p:.3g} "
+        f"({test.first_only} images only this one right, {test.second_only} only the reference; {test.label})"
+    )
     weight = ' class="bh-clear"' if clear else ""
     return f'<small{weight} title="{title}">Δ {one.value:+.3f} p {p}<br>{interval}</small>'
 
