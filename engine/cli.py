@@ -301,6 +301,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--split", choices=("val", "test"), default="test", help="which predictions")
 
     command = add(
+        "freeze",
+        _freeze,
+        "Freeze the results of runs under a link that nobody can guess and that never changes.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("ids", nargs="+", metavar="ID")
+    command.add_argument("--title", required=True, help="what it is called")
+    command.add_argument("--author", default="", help="who made it")
+    command.add_argument("--note", default="", help="a word to the reader")
+    command.add_argument("--days", type=float, help="expires after so many days; never unless given")
+    command.add_argument("--split", choices=("val", "test"), default="test", help="which predictions")
+
+    command = add(
         "bundle",
         _bundle,
         "Pack a run, or an ensemble with its members, into one zip for another machine.",
@@ -848,6 +862,22 @@ def _report(given: argparse.Namespace) -> int:
         progress=_progress("Writing", "step"),
     )
     _answer(given, {"report": str(given.out), "bytes": given.out.stat().st_size}, str(given.out))
+    return 0
+
+
+def _freeze(given: argparse.Namespace) -> int:
+    from engine.share.freeze import freeze
+
+    view = freeze(
+        [_locate(given, run_id) for run_id in given.ids],
+        title=given.title,
+        author=given.author,
+        note=given.note,
+        expires_in_days=given.days,
+        split=given.split,
+        progress=_progress("Freezing", "step"),
+    )
+    _answer(given, {"view": view.id, "link": f"/shared?view={view.id}"}, f"/shared?view={view.id}")
     return 0
 
 

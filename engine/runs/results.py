@@ -411,6 +411,7 @@ def start_fusion(members: Sequence[RunFolder], name: str, runs: Path, *, as_stud
     Raises:
         EnsembleError: fewer than two members, or members that are no trained runs.
     """
+    access.require_editor("launch runs")
     if len(members) < 2:
         raise EnsembleError(
             "A fusion needs at least two members", found=str(len(members)), remedy="Choose more runs"
