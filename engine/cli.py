@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         as_json=True,
     )
     command.add_argument("id", metavar="ID")
-    command.add_argument("image", type=Path, metavar="IMAGE")
+    command.add_argument("image", type=Path, metavar="IMAGE", help="an image file, or a folder of them")
     command.add_argument(
         "--method",
         default="gradcam",
@@ -234,7 +234,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--layer", metavar="MODULE", help="dotted name of the layer; the architecture's own unless given"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="PNG", help="overlay to write")
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="PNG",
+        help="overlay to write; for a folder of images, a folder",
+    )
     command.add_argument(
         "--raw", type=Path, metavar="NPY", help="also write the signed map on the layer's grid, float32"
     )
@@ -788,8 +794,24 @@ def _predict(given: argparse.Namespace) -> int:
 
 
 def _explain(given: argparse.Namespace) -> int:
-    from engine.runs.results import explain_image
+    from engine.runs.results import explain_image, image_files
 
+    if given.image.is_dir():
+        from engine.explain.export import explain_folder
+
+        table = explain_folder(
+            _locate(given),
+            image_files([given.image]),
+            given.out,
+            raw=given.raw is not None,
+            progress=_progress("Explaining"),
+            method=given.method,
+            target=given.target,
+            layer=given.layer or "",
+        )
+        record = {"id": given.id, "out": str(given.out), "images": table.to_dict(orient="records")}
+        _answer(given, record, f"{len(table)} images, overlays and explanations.csv in {given.out}")
+        return 0
     record = explain_image(
         _locate(given),
         given.image,
