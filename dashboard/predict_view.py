@@ -49,7 +49,8 @@ def save_uploads(uploads: Sequence[tuple[str, bytes]], folder: Path) -> tuple[li
         try:
             images.decode(data)
         except DataError as error:
-            refused.append(Refused(shown, (error.found or error.message).rstrip(".")))
+            found = f" ({error.found.rstrip('.')})" if error.found else ""
+            refused.append(Refused(shown, f"no readable PNG, JPEG or TIFF{found}"))
             continue
         unique = _free(shown, taken)
         taken.add(unique)
