@@ -357,6 +357,18 @@ def load_run_model(folder: RunFolder, device: str = "cpu") -> LoadedModel:
             remedy="Choose one of its members, or read the fusion's own predictions",
             kind="fusion",
         )
+    missing = [
+        name
+        for name in ("architecture", "classes", "mean", "std", "image_size", "geometry")
+        if name not in facts
+    ]
+    if missing:
+        raise WeightsError(
+            f"The checkpoint of {folder.name} does not say what network it holds",
+            found=f"a header without {', '.join(missing)}",
+            remedy="It was written by another version or tool: train the run again",
+            kind="damaged",
+        )
     architecture = catalog.find(str(facts["architecture"]))
     target = choose(device, "fp32")
     size = int(facts["image_size"])
