@@ -45,8 +45,11 @@ class Machine:
     def processes(self, command: str = "") -> list[psutil.Process]:
         """Live processes whose command line names this runs folder."""
         found = []
-        for process in psutil.process_iter():
+        for (
+            pid
+        ) in psutil.pids():  # process_iter keeps objects whose id another process has by now: not killable
             with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
                 words = process.cmdline()
                 ours = any(str(self.runs) in word for word in words) and (not command or command in words)
                 if ours and process.status() != psutil.STATUS_ZOMBIE:

@@ -57,6 +57,7 @@ def nodes(tmp_path_factory):
         start(f"--address=127.0.0.1:{PORT}")
         yield f"http://127.0.0.1:{DASHBOARD}"
     finally:
+        psutil.process_iter.cache_clear()
         for process in psutil.process_iter():  # `ray stop` would stop everybody's; ours carry their folder
             with contextlib.suppress(psutil.Error):
                 if process.pid != os.getpid() and process.environ().get("RAY_TMPDIR") == str(place):
