@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import cached, forecast, launch_form, places, selection, widgets
+from dashboard import cached, forecast, launch_form, measure, places, selection, widgets
 from dashboard.launch_form import Draft
 from engine.data.manifest import MAGNIFICATIONS
 from engine.data.splits import PROTOCOLS
@@ -562,6 +562,39 @@ def _stated(draft: Draft, planned: list[RunConfig], ready: Prepared | None) -> N
             left = len(planned) - len(known)
             text += f' · <span class="bh-muted">{"for " + str(left) + " of them " if known else ""}{which} is not known: no such run has finished here</span>'
     st.html(f'<div style="margin:.2rem 0">{text}</div>')
+    if ready is not None:
+        _measure(planned[0], ready)
+
+
+def _measure(config: RunConfig, ready: Prepared) -> None:
+    """Time and memory of the first run from a few real steps, on demand: for what never ran here."""
+    counts = ready.manifest.table["split"].value_counts()
+    sizes = tuple(int(counts.get(side, 0)) for side in ("train", "val", "test"))
+    known = st.session_state.get("_train_measured", {})
+    name = json.dumps(
+        [config.model.name, config.to_record()["model"], config.to_record()["training"], sizes],
+        sort_keys=True,
+    )
+    if name in known:
+        guess = known[name]
+        st.caption(
+            widgets.escaped(
+                f"{config.name}: about {widgets.duration(guess.seconds)}, {guess.memory_mb:,.0f} MB ({guess.source})."
+            )
+        )
+        return
+    if st.button(
+        "Measure time and memory",
+        icon=":material/timer:",
+        type="tertiary",
+        key="measure",
+        help="Some real steps on made-up pixels, in a process of its own.",
+    ):
+        with widgets.errors_shown():
+            with st.spinner("A few real steps ..."):
+                guess = measure.measure(config, *sizes)
+            st.session_state["_train_measured"] = {**known, name: guess}
+            st.rerun()
 
 
 def _schedule(config: RunConfig, ready: Prepared | None) -> None:
