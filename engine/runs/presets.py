@@ -198,8 +198,10 @@ PRESETS: dict[str, Recipe] = {
             "Quick look: frozen backbone",
             note=(
                 "The head alone on cached features of the frozen ImageNet backbone, 4 augmented views per image, "
-                "Adam 1e-2 falling to 0, every class x magnification drawn equally often. Seconds per epoch once "
-                "the features are there; a baseline for what fine-tuning must beat."
+                "Adam 1e-2 falling to 0, every class x magnification drawn equally often. Milliseconds per epoch once "
+                "the features are there. Sample data, lite0 at 160 pixels, 8 epochs, 40 seeds: validation balanced "
+                "accuracy 96.0% with 4 cached views and 96.1% with a new view every epoch. 3 epochs reach 81% on "
+                "test cases (140 images), study-as-run 77%. A baseline for what fine-tuning must beat."
             ),
             stages=(Stage(epochs=20, trainable="head", lr=1e-2, head_lr=1e-2, views=4, cosine=True),),
             sampling="balanced",
