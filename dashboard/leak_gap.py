@@ -158,7 +158,7 @@ def figure(record: dict[str, Any]) -> tuple[go.Figure, str]:
         height=130 + 48 * len(order),
         margin={"l": 10, "r": 10, "t": 10, "b": 40},
         legend={"orientation": "h", "y": 1.22, "x": 0},
-        xaxis={"title": "balanced accuracy", "range": [0.3, 1.02]},
+        xaxis={"title": "balanced accuracy", "range": [min(0.4, *(row["low"] - 0.03 for row in rows)), 1.02]},
     )
     fig.update_yaxes(autorange="reversed")
     said = "; ".join(
