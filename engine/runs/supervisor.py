@@ -295,7 +295,9 @@ class Supervisor:
                 self._again(folder, folder.status())
         elif code in (worker.EXIT_COMPLETED, worker.EXIT_STOPPED):
             ended = COMPLETED if code == worker.EXIT_COMPLETED else STOPPED
-            folder.move(mine, ended, ended_at=time.time(), eta_s=None)
+            # Python says 0, too, of a child that somebody else has reaped: the worker's own word is wanted.
+            said = f"Run {folder.id}: {ended}" in folder.log_tail(4000)
+            folder.move(mine, ended if said else INTERRUPTED, ended_at=time.time(), eta_s=None)
         else:
             folder.move(
                 mine, FAILED, ended_at=time.time(), eta_s=None, error=_ended_early(folder, status, code)

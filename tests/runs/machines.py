@@ -62,7 +62,8 @@ class Machine:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=5)  # a dying process loses its command line before its locks
+        # A dying process loses its command line before its locks; it must not be reaped in its parent's stead.
+        self.until(lambda: all(is_dead(process) for process in found))
         self.until(lambda: not any(process.is_running() for process in self.processes(command)))
         return len(found)
 
@@ -89,6 +90,13 @@ class Machine:
         return subprocess.Popen(
             [*pretend.supervisor_command(self.runs), str(idle_s)], start_new_session=True, cwd=local.ROOT
         )
+
+
+def is_dead(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.fixture

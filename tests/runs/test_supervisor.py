@@ -402,3 +402,17 @@ def test_slots_follow_the_gpus_and_a_cpu_run_takes_none_of_them(monkeypatch, mac
     seen = local.environment(runs["c"], "gpu/GPU-0")
     assert seen["CUDA_VISIBLE_DEVICES"] == "GPU-0"
     assert local.environment(runs["a"], "gpu/GPU-1").get("CUDA_VISIBLE_DEVICES") != "GPU-1"
+
+
+def test_a_worker_that_somebody_else_has_reaped_is_not_taken_for_completed(machine):
+    """Python gives exit code 0 to a child whose status is gone."""
+    run = machine.run(steps=200, step_s=0.1)
+    Queue(machine.runs).add(run.id)
+    keeper = supervisor.Supervisor(machine.runs)
+    keeper.turn()
+    machine.until(lambda: machine.steps(run))
+    pid = keeper.children[run.id].process.pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    machine.until(lambda: keeper.turn() is False)
+    assert run.state() == "interrupted"
