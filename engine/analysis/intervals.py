@@ -27,6 +27,9 @@ from engine.analysis.metrics import DEFAULT_SCORES, Outcome, case_labels, case_t
 from engine.errors import PredictionsError
 
 DRAWS = 2000
+BREAKDOWN = (
+    12.7  # standard errors: Student's t at 97.5% on one degree of freedom; beyond it bootstrap-t broke down
+)
 FEW_CASES = 10  # fewer cases than this in a class: a warning
 STUDENTISED_BELOW = 20  # fewer than this: bootstrap-t (BCa without a formula). BreakHis has 16 benign cases
 CHUNK = 500_000  # numbers held at once by the rank scores: 2 MB, so that they stay in the processor's cache
@@ -583,12 +586,18 @@ class Resample:
             slopes_drawn = measure.influence(self.drawn)
             spread = standard_errors(slopes_drawn, self.drawn, self.groups)  # type: ignore[arg-type]
             own = standard_errors(slopes, np.ones((1, self.groups.size)), self.groups)[0]
-            low, high = bootstrap_t_interval(value, replicates, spread, own, self.level)
-            return (
-                (low, high)
-                if np.isfinite(low + high) or own > 0
-                else percentile_interval(replicates, self.level)
+            if not own > 0:
+                return percentile_interval(replicates, self.level)
+            ends = bootstrap_t_interval(value, replicates, spread, own, self.level)
+            if max(abs(end - value) for end in ends) <= BREAKDOWN * own:
+                return ends
+            # Draws with hardly any spread of their own threw an end out of reach: BCa keeps to the range.
+            safe = bca_interval(value, replicates, measure.at(self._jackknife()), self.groups, self.level)
+            low, high = (
+                own_end if abs(own_end - value) <= BREAKDOWN * own else safe_end
+                for own_end, safe_end in zip(ends, safe, strict=True)
             )
+            return low, high
         if method == "bca":
             return bca_interval(value, replicates, measure.at(self._jackknife()), self.groups, self.level)
         return percentile_interval(replicates, self.level)
