@@ -355,7 +355,7 @@ def _field_problems(item: dataclasses.Field, value: Any) -> Iterator[ConfigError
             remedy=f"Choose {', '.join(filter(None, choices))}",
         )
     low, high = facts.get("low"), facts.get("high")
-    if low is not None and isinstance(value, int | float) and not low <= value <= high:
+    if low is not None and high is not None and isinstance(value, int | float) and not low <= value <= high:
         yield ConfigError(f"{name} is out of range", found=str(value), remedy=f"Give {low} to {high}")
 
 
