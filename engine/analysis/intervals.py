@@ -567,8 +567,9 @@ class Resample:
             return self._as_estimate(value, np.nan, np.nan, "undefined", "")
         slopes = measure.influence(ones)
         counts = self._cases_that_matter(slopes)
-        if min(counts.values(), default=0) < 2:
-            return self._as_estimate(value, np.nan, np.nan, "none", self._few(counts))
+        lonely = self._lonely_cases_that_matter(measure, value)
+        if min(counts.values(), default=0) < 2 or lonely:
+            return self._as_estimate(value, np.nan, np.nan, "none", self._few({**counts, **lonely}))
         replicates = measure.at(self.weights)
         method = self._method(counts, slopes)
         low, high = self._interval(method, measure, value, replicates, slopes)
@@ -606,6 +607,17 @@ class Resample:
         if "jackknife" not in self._cache:
             self._cache["jackknife"] = jackknife_weights(self.groups)
         return self._cache["jackknife"]
+
+    def _lonely_cases_that_matter(self, measure: Statistic, value: float) -> dict[int, int]:
+        """Classes of one case without which the score would be another: their spread cannot be known."""
+        found = {}
+        for members in self.groups.strata():
+            if len(members) == 1 and self.groups.kind == "case":
+                without = np.ones((1, self.groups.size))
+                without[0, members] = 0
+                if not np.isclose(measure.at(without)[0], value):
+                    found[int(self.groups.stratum[members[0]])] = 1
+        return found
 
     def _cases_that_matter(self, slopes: np.ndarray | None) -> dict[int, int]:
         """Units per class whose images the score depends on."""

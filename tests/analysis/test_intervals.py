@@ -161,6 +161,22 @@ def test_one_case_in_a_class_gives_no_interval():
     assert "[n/a]" in estimate.short
 
 
+def test_a_rank_score_of_one_case_in_a_class_has_no_interval_either():
+    for name in ("auroc", "average_precision", "mcc"):
+        assert np.isnan(intervals.estimate(clustered(0, 1, 30), name).low), name
+
+
+def test_an_end_that_bootstrap_t_throws_out_of_reach_is_taken_from_bca():
+    """One bad case among eleven perfect ones: draws without it have no spread, and their pivot is infinite."""
+    table = clustered(0, 12, 14)
+    table["prob_malignant"] = np.where(table["label"] == "malignant", 0.9, 0.1)
+    bad = table["case"] == table.loc[table["label"] == "benign", "case"].iloc[0]
+    table.loc[bad, "prob_malignant"] = 0.9
+    table["prob_benign"] = 1 - table["prob_malignant"]
+    estimate = intervals.estimate(table, "specificity")
+    assert 0.5 < estimate.low < estimate.value < estimate.high <= 1
+
+
 def test_unknown_cases_fall_back_to_images_and_say_so():
     table = clustered(0).assign(case="")
     estimate = intervals.estimate(table, "accuracy")
