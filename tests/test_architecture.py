@@ -14,7 +14,7 @@ TORCH_HOMES = ("engine/training/", "engine/explain/")
 USED_IN = {
     "streamlit": "dashboard",
     "torch": "engine/training",
-    "torchvision": "engine",
+    "torchvision": "engine/training",
     "timm": "engine/training",
     "albumentations": "engine/data",
     "plotly": "engine/report",

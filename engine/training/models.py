@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.transforms.v2 import functional as transforms
 
 from engine.errors import WeightsError
 from engine.runs import catalog
@@ -73,9 +74,8 @@ def normalise(
 ) -> torch.Tensor:
     """uint8 (n, height, width, 3) to float32 (n, 3, height, width): moved as bytes, computed on the device."""
     images = images.to(device, non_blocking=True).permute(0, 3, 1, 2)  # a view: channels last in memory
-    scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
-    return images.to(torch.float32).mul_(scale).add_(shift)
+    scaled = transforms.to_dtype(images, torch.float32, scale=True)
+    return transforms.normalize(scaled, list(mean), list(std), inplace=True)
 
 
 def build(
