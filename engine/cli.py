@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, DataError, EngineError
 from engine.runs.config import DataConfig, RunConfig, options
 
 if TYPE_CHECKING:
@@ -480,7 +480,14 @@ def _sample(given: argparse.Namespace) -> int:
 def _check(given: argparse.Namespace) -> int:
     from engine.data.datasets import inspect
 
-    manifest, inventory = inspect(given.data, progress=_progress("Reading"))
+    try:
+        manifest, inventory = inspect(given.data, progress=_progress("Reading"))
+    except DataError as error:
+        _say(f"Error: {error}")
+        if given.json:
+            record = {"images": 0, "slides": 0, "cases": 0, "counts": {}, "problems": [error.as_record()]}
+            _answer(given, {**record, "usable": False}, "")
+        return 1
     record, text = inventory.as_record(), inventory.as_text()
     if given.images:
         from engine.data.hashing import find_duplicates

@@ -44,7 +44,7 @@ class EngineError(Exception):
         if self.found:
             parts.append(f"Found: {self.found.rstrip('.')}.")
         if self.remedy:
-            parts.append(f"{self.remedy.rstrip('.')}.")
+            parts.append(self.remedy if self.remedy.endswith("?") else f"{self.remedy.rstrip('.')}.")
         return " ".join(parts)
 
     def as_record(self) -> dict[str, str | None]:

@@ -145,10 +145,18 @@ def _execute(folder: RunFolder, report: Reporter) -> int:
             record = failure(error)
             print(f"Failed ({record['kind']}): {record['message']} {record['remedy'] or ''}", flush=True)
             report.end(FAILED, record)
-            return EXIT_CODES.get(str(record["kind"]), EXIT_INTERNAL)
+            return exit_code(error)
         report.end(outcome)  # if even that cannot be written, the exit code says it to the supervisor
     print(f"Run {folder.id}: {outcome}", flush=True)
     return EXIT_COMPLETED if outcome == COMPLETED else EXIT_STOPPED
+
+
+def exit_code(error: BaseException) -> int:
+    """The code of a failure: by its kind, else by the branch of the error tree it is on (a hub that cannot be
+    reached is still a failure of weights)."""
+    kinds = [str(failure(error)["kind"])]
+    kinds += [kind for one in type(error).__mro__ if isinstance(kind := one.__dict__.get("kind"), str)]
+    return next((EXIT_CODES[kind] for kind in kinds if kind in EXIT_CODES), EXIT_INTERNAL)
 
 
 def failure(error: BaseException) -> dict[str, str | None]:

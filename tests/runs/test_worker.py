@@ -290,3 +290,13 @@ def test_an_old_status_without_the_newer_fields_is_read(machine):
     (run.path / "status.json").write_text(json.dumps(record))
     assert run.state() == "queued"
     assert run.status().executor == "local"
+
+
+def test_an_exit_code_follows_the_error_tree():
+    from engine.errors import DataError, WeightsError
+    from engine.runs.worker import EXIT_CODES, EXIT_INTERNAL, exit_code
+
+    assert exit_code(WeightsError("x", kind="hub")) == EXIT_CODES["weights"]
+    assert exit_code(DataError("x", kind="unreadable")) == EXIT_CODES["data"]
+    assert exit_code(MemoryError()) == EXIT_CODES["out_of_memory"]
+    assert exit_code(KeyError("x")) == EXIT_INTERNAL
