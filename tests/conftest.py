@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,16 @@ from engine.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "dashboard" / "Home.py"
+REQUIRED = os.environ.get("REQUIRE_BROWSER") == "1"
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture
@@ -104,3 +116,19 @@ def _said(at) -> str:
         if not body.lstrip().startswith("<style>"):
             parts.append(html.unescape(body))
     return "\n".join(parts).replace("\\", "")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Chromium through playwright; without one the test skips with the reason, or fails where it is required."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        if REQUIRED:
+            pytest.fail("REQUIRE_BROWSER=1, but there is no chromium on the PATH")
+        pytest.skip("no Chromium on the PATH (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
+        yield instance
+        instance.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -319,8 +318,6 @@ def tick_list_of(at) -> dict[str, bool]:
 
 
 # --- a browser -----------------------------------------------------------------------------------------
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 
 @pytest.fixture
@@ -350,35 +347,30 @@ def server(runs_dir, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_a_click_on_a_cell_opens_its_images_and_the_link_restores_them_elsewhere(server, two):
-    sync_api = pytest.importorskip("playwright.sync_api")
+def test_a_click_on_a_cell_opens_its_images_and_the_link_restores_them_elsewhere(server, two, browser):
     ids = f"{two[0].id},{two[1].id}"
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(f"{server}/compare?runs={ids}")
-        plot = page.locator(".js-plotly-plot").first
-        plot.wait_for(timeout=90_000)
-        page.wait_for_timeout(3000)
-        box = plot.bounding_box()
-        assert box is not None
-        names, cells = matrix_figure.LABEL_X, 5 * (2 + matrix_figure.GAP_X) - matrix_figure.GAP_X + 0.05
-        x = box["x"] + box["width"] * (names + 0.5) / (names + cells)
-        y = (
-            box["y"] + matrix_figure.HEAD_PX + 1.5 * matrix_figure.CELL_PX
-        )  # first entry, 40X, malignant as benign
-        page.mouse.click(x, y)
-        opened = page.get_by_text("truly malignant, called benign by first")
-        opened.first.wait_for(timeout=60_000)
-        table = two[0].predictions("test")
-        inside = (table["magnification"] == "40X") & (table["label"] == "malignant")
-        n = int((inside & (table["prob_malignant"] < 0.5)).sum())
-        assert opened.first.inner_text().startswith(f"{n} image")
-        link = page.url
-        other = browser.new_context().new_page()
-        other.goto(link)
-        again = other.get_by_text("truly malignant, called benign by first")
-        again.first.wait_for(timeout=90_000)
-        assert again.first.inner_text().startswith(f"{n} image")
-        browser.close()
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(f"{server}/compare?runs={ids}")
+    plot = page.locator(".js-plotly-plot").first
+    plot.wait_for(timeout=90_000)
+    page.wait_for_timeout(3000)
+    box = plot.bounding_box()
+    assert box is not None
+    names, cells = matrix_figure.LABEL_X, 5 * (2 + matrix_figure.GAP_X) - matrix_figure.GAP_X + 0.05
+    x = box["x"] + box["width"] * (names + 0.5) / (names + cells)
+    y = (
+        box["y"] + matrix_figure.HEAD_PX + 1.5 * matrix_figure.CELL_PX
+    )  # first entry, 40X, malignant as benign
+    page.mouse.click(x, y)
+    opened = page.get_by_text("truly malignant, called benign by first")
+    opened.first.wait_for(timeout=60_000)
+    table = two[0].predictions("test")
+    inside = (table["magnification"] == "40X") & (table["label"] == "malignant")
+    n = int((inside & (table["prob_malignant"] < 0.5)).sum())
+    assert opened.first.inner_text().startswith(f"{n} image")
+    link = page.url
+    other = browser.new_context().new_page()
+    other.goto(link)
+    again = other.get_by_text("truly malignant, called benign by first")
+    again.first.wait_for(timeout=90_000)
+    assert again.first.inner_text().startswith(f"{n} image")
