@@ -118,9 +118,12 @@ def _said(at) -> str:
     return "\n".join(parts).replace("\\", "")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Chromium through playwright; without one the test skips with the reason, or fails where it is required."""
+    """Chromium through playwright; without one the test skips with the reason, or fails where it is required.
+
+    Closed after each module: its event loop occupies the main thread while it is open.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         if REQUIRED:
