@@ -14,7 +14,6 @@ from dashboard import (
     compare_curves,
     compare_view,
     gallery,
-    matrix_figure,
     places,
     predict_view,
     selection,
@@ -25,7 +24,7 @@ from dashboard import (
 from dashboard.compare_view import MODES, Cell, Line, View
 from engine.analysis import comparison, metrics
 from engine.analysis.comparison import Aligned, Comparison
-from engine.report import figures
+from engine.report import confusion, figures
 from engine.runs import results
 from engine.runs.folder import Summary
 from engine.share import access
@@ -329,7 +328,7 @@ def _matrices(
     against = rows.get(view.reference) if mode == "difference" else None
     shown = [rows[line.id] for line in lines if not (against and line.id == view.reference)]
     cell = compare_view.parse_cell(selection.read("cell"), view.ids, whole.classes)
-    fig = matrix_figure.confusion_rows(
+    fig = confusion.figure(
         shown,
         parts,
         whole.classes,
@@ -340,25 +339,25 @@ def _matrices(
         dark=widgets.is_dark(),
     )
     chart = f"matrices_{view.split}_{view.magnification}_{by}_{mode}_{len(shown)}"
-    letters = ", ".join(f"{name[:1].upper()} = {name}" for name in whole.classes)
+    letters = confusion.legend(whole.classes)
     if mode == "difference":
-        how = f"Percentage points of the true class's images, minus {labels[view.reference]}; green is more, violet less."
+        how = f"Percentage points of the true class's images, minus {labels[view.reference]}; teal is more, brown less, the full colour from 25 points on."
     else:
         how = "Colour: share of the true class's images, one scale for all."
     widgets.show_figure(
         fig,
         f"Rows: true class, columns: predicted ({letters}). {how} Below each: balanced accuracy and n. Click a cell to see its images.",
-        matrix_figure.alt_text(shown, parts, whole.classes),
+        confusion.alt_text(shown, parts, whole.classes),
         chart,
         on_select=lambda: _clicked(chart),
     )
     st.session_state["compare_cell_context"] = (by, view.reference if mode == "difference" else "")
 
 
-def matrix_rows(table: Comparison, lines: Sequence[Line]) -> list[matrix_figure.Row]:
+def matrix_rows(table: Comparison, lines: Sequence[Line]) -> list[confusion.Row]:
     """The entries' matrices as the figure wants them."""
     found = {entry.id: entry.confusion for entry in table.entries}
-    return [matrix_figure.Row(line.id, line.label, line.colour, found[line.id], line.leaks) for line in lines]
+    return [confusion.Row(line.id, line.label, line.colour, found[line.id], line.leaks) for line in lines]
 
 
 def parts_of(rows, by: str) -> list[str]:

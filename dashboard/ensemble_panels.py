@@ -11,7 +11,6 @@ from dashboard import (
     compare_view,
     ensemble_view,
     gallery,
-    matrix_figure,
     places,
     selection,
     tick_list,
@@ -22,7 +21,7 @@ from dashboard.ensemble_view import OWN, SPLITS, Answer, Choice
 from engine.analysis import diversity, ensemble, metrics
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError
-from engine.report import figures
+from engine.report import confusion, figures
 from engine.runs import results
 from engine.runs.folder import Summary
 from engine.share import access
@@ -414,9 +413,9 @@ def _matrices(found: Answer, labels: Mapping[str, str], split: str) -> None:
     names = [name for name in found.matrices if name != "all"]
     parts = [*order_magnifications(names), "all"]
     classes = found.source.classes
-    own = matrix_figure.Row(OWN, "Ensemble", ACCENT, found.matrices)
+    own = confusion.Row(OWN, "Ensemble", ACCENT, found.matrices)
     colours = widgets.run_colours()
-    best = matrix_figure.Row(
+    best = confusion.Row(
         found.best,
         f"{labels[found.best]} (best member)",
         colours.get(found.best, "#888888"),
@@ -424,7 +423,7 @@ def _matrices(found: Answer, labels: Mapping[str, str], split: str) -> None:
     )
     rows = [own, best] if len(found.source.ids) > 1 else [own]
     cell = compare_view.parse_cell(selection.read("cell"), [OWN, found.best], classes)
-    fig = matrix_figure.confusion_rows(
+    fig = confusion.figure(
         rows,
         parts,
         classes,
@@ -433,12 +432,12 @@ def _matrices(found: Answer, labels: Mapping[str, str], split: str) -> None:
         dark=widgets.is_dark(),
     )
     chart = f"ens_matrices_{split}_{len(rows)}"
-    letters = ", ".join(f"{name[:1].upper()} = {name}" for name in classes)
+    letters = confusion.legend(classes)
     widgets.show_figure(
         fig,
         f"Rows: true class, columns: predicted ({letters}). Colour: share of the true class. "
         "Dotted: cells that differ from the best member. Below each: balanced accuracy and n. Click a cell to see its images.",
-        matrix_figure.alt_text(rows, parts, classes),
+        confusion.alt_text(rows, parts, classes),
         chart,
         on_select=lambda: _clicked(chart),
     )

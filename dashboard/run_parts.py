@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import cached, matrix_figure, places, run_figures, run_table, selection, widgets
+from dashboard import cached, places, run_figures, run_table, selection, widgets
 from engine.analysis import predictions as tables
 from engine.analysis.metrics import score_of
 from engine.errors import EngineError
+from engine.report import confusion
 from engine.runs import catalog, launch
 from engine.runs import folder as run_folder
 from engine.runs.config import options
@@ -254,15 +255,13 @@ def _matrices(summary: Summary, side: str) -> None:
     classes = tables.classes_of(table)
     colour = widgets.run_colours().get(summary.id, "#7A869A")
     counts = {name: matrix.tolist() for name, matrix in matrices.items()}
-    row = matrix_figure.Row(
-        summary.id, summary.name, colour, counts, leaks=summary.audit.get("level") == "leak"
-    )
+    row = confusion.Row(summary.id, summary.name, colour, counts, leaks=summary.audit.get("level") == "leak")
     parts = list(matrices)
-    fig = matrix_figure.confusion_rows([row], parts, classes, dark=widgets.is_dark())
+    fig = confusion.figure([row], parts, classes, dark=widgets.is_dark())
     widgets.show_figure(
         fig,
         "Images by true class (rows) and predicted class (columns); below each, balanced accuracy and images.",
-        matrix_figure.alt_text([row], parts, classes),
+        confusion.alt_text([row], parts, classes),
         "matrices",
     )
 

@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 
 from engine.analysis import curves
 from engine.analysis.metrics import SCORES, outcome
-from engine.report import figures
+from engine.report import confusion, figures
 from engine.report.contents import HEADLINE, Contents, Group, powers
-from engine.report.figures import ForestRow, GridRow, Line
+from engine.report.figures import ForestRow, Line
 
 Lines = list[Line]
 
@@ -52,12 +52,18 @@ def forest(contents: Contents, group: Group, score: str = HEADLINE) -> Shown:
 def matrices(contents: Contents, group: Group) -> Shown:
     """Confusion matrices: a row per run, a column for all images and one per magnification."""
     classes = group.comparison.aligned.classes
-    columns = ["all", *powers(group)]
+    columns, colours = ["all", *powers(group)], run_colours(contents)
+    leaking = {run.id for run in contents.runs if run.audit.get("level") == "leak"}
     rows = [
-        GridRow(entry.id, contents.names[entry.id], entry.confusion) for entry in group.comparison.entries
+        confusion.Row(
+            entry.id, contents.names[entry.id], colours[entry.id], entry.confusion, entry.id in leaking
+        )
+        for entry in group.comparison.entries
     ]
-    figure = figures.confusion_grid(rows, columns, classes, "counts")
-    alt = "; ".join(f"{row.name}: {row.matrices['all']}" for row in rows)
+    figure = confusion.figure(rows, columns, classes)
+    cells = len(classes) * len(columns) + confusion.LABEL_X + confusion.GAP_X * (len(columns) - 1)
+    figure.update_layout(width=max(480, round(62 * cells)), template=figures.template())
+    alt = confusion.alt_text(rows, columns, classes)
     caption = (
         "Counts of images, rows true, columns predicted; colour is the share of the true class on one "
         "scale for all matrices."

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dashboard import compare_panels, compare_view, gallery, matrix_figure, tick_list
+from dashboard import compare_panels, compare_view, gallery, tick_list
 from dashboard.compare_view import Cell, Line, Point, View
 from engine.analysis import comparison
 from engine.errors import PredictionsError
+from engine.report import confusion
 from engine.runs.folder import locate
 
 CLASSES = ("benign", "malignant")
@@ -74,34 +75,6 @@ def test_a_cell_of_another_view_is_not_opened():
     assert compare_view.parse_cell(text, ["b"], CLASSES) is None
     assert compare_view.parse_cell("a,40X,stroma,benign", ["a"], CLASSES) is None
     assert compare_view.parse_cell("nonsense", ["a"], CLASSES) is None
-
-
-def test_the_figure_has_a_clickable_point_per_cell_that_names_it():
-    matrices = {"40X": [[5, 1], [2, 8]], "all": [[9, 3], [4, 16]]}
-    row = matrix_figure.Row("run-a", "<b>name</b>", "#123456", matrices)
-    fig = matrix_figure.confusion_rows([row], ["40X", "all"], CLASSES, mode="counts")
-    points = fig.data[1]
-    assert len(points.customdata) == 8
-    assert [list(data) for data in points.customdata][:2] == [
-        ["run-a", "40X", "benign", "benign"],
-        ["run-a", "40X", "benign", "malignant"],
-    ]
-    assert list(fig.data[0].text) == ["5", "1", "2", "8", "9", "3", "4", "16"]
-    assert not any("<b>name</b>" in (note.text or "") for note in fig.layout.annotations)
-
-
-def test_difference_mode_is_in_percentage_points_of_the_true_class():
-    own = matrix_figure.Row("a", "a", "#000000", {"all": [[9, 1], [5, 5]]})
-    base = matrix_figure.Row("b", "b", "#000000", {"all": [[8, 2], [5, 5]]})
-    fig = matrix_figure.confusion_rows([own], ["all"], CLASSES, mode="difference", against=base)
-    assert list(fig.data[0].text) == ["+10.0", "-10.0", "0.0", "0.0"]
-
-
-def test_a_class_without_images_is_undefined_in_the_figure():
-    row = matrix_figure.Row("a", "a", "#000000", {"all": [[0, 0], [1, 3]]})
-    fig = matrix_figure.confusion_rows([row], ["all"], CLASSES, mode="percent")
-    assert list(fig.data[0].text) == ["n/a", "n/a", "25.0", "75.0"]
-    assert any((note.text or "").startswith("n/a · n = 4") for note in fig.layout.annotations)
 
 
 def test_the_score_table_shows_interval_baseline_leak_and_escapes_names(two):
@@ -356,11 +329,9 @@ def test_a_click_on_a_cell_opens_its_images_and_the_link_restores_them_elsewhere
     page.wait_for_timeout(3000)
     box = plot.bounding_box()
     assert box is not None
-    names, cells = matrix_figure.LABEL_X, 5 * (2 + matrix_figure.GAP_X) - matrix_figure.GAP_X + 0.05
+    names, cells = confusion.LABEL_X, 5 * (2 + confusion.GAP_X) - confusion.GAP_X + 0.05
     x = box["x"] + box["width"] * (names + 0.5) / (names + cells)
-    y = (
-        box["y"] + matrix_figure.HEAD_PX + 1.5 * matrix_figure.CELL_PX
-    )  # first entry, 40X, malignant as benign
+    y = box["y"] + confusion.HEAD_PX + 1.5 * confusion.CELL_PX  # first entry, 40X, malignant as benign
     page.mouse.click(x, y)
     opened = page.get_by_text("truly malignant, called benign by first")
     opened.first.wait_for(timeout=60_000)

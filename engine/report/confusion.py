@@ -1,8 +1,9 @@
 """Confusion matrices as small multiples in one figure: a row per entry, a column per slice, every cell clickable.
 
-Filled shapes carry the colours (they stretch with the page), invisible square markers carry the clicks: a
-Plotly heat map reports no selection. Colour is always the share of the true class's images, 0 to 100%, so
-that all matrices share one scale whatever their size; the text is what the mode asks for.
+The pages and the report draw with this one. Filled shapes carry the colours (they stretch with the page),
+invisible square markers carry the clicks: a Plotly heat map reports no selection. Colour is always the share
+of the true class's images, 0 to 100%, so that all matrices share one scale whatever their size; the text is
+what the mode asks for.
 """
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from engine.analysis import metrics
+from engine.report import figures
 
+MODES = ("counts", "percent", "difference")
 CELL_PX, GAP_PX, HEAD_PX, LAST_PX = 34, 38, 46, 20
 GAP_X = 0.42  # between matrices, in cell widths
 LABEL_X = 2.15  # room for the names, in cell widths
-INK = {"light": "#23212B", "dark": "#E9E7EE"}
-# Hematoxylin on paper; on the dark theme from the page's own dark to a light violet.
-RAMP = {"light": ("#F6F4FA", "#5B3E8F"), "dark": ("#221F29", "#B79DEB")}
-# Less - nothing - more; green and violet stay apart for every kind of colour blindness (ColorBrewer PRGn).
-DIVERGING = {"light": ("#7B3294", "#F7F7F7", "#008837"), "dark": ("#C79BD8", "#2A2731", "#5FBF86")}
+FULL_AT = 0.25  # a difference of a quarter of a class is the full colour
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def shares(matrix: np.ndarray) -> np.ndarray:
     return np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
 
 
-def confusion_rows(
+def figure(
     rows: Sequence[Row],
     parts: Sequence[str],
     classes: Sequence[str],
@@ -64,32 +63,39 @@ def confusion_rows(
         changed: (entry, slice) -> bool (classes, classes): cells to outline, because they changed.
 
     Custom data of a point: entry, slice, true class, predicted class.
+
+    Raises:
+        ValueError: an unknown mode, or a difference without `against`.
     """
-    theme = "dark" if dark else "light"
-    size = len(classes)
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode}")
+    if mode == "difference" and against is None:
+        raise ValueError("a difference needs the row that is subtracted")
+    ink, size = figures.tone(dark).ink, len(classes)
+    digits = 13 if size <= 3 else 11 if size <= 5 else 9  # many classes leave a cell some 20 pixels
     fig = go.Figure()
     points: dict[str, list] = {"x": [], "y": [], "data": [], "hover": [], "text": [], "ink": []}
     step_x, step_y = size + GAP_X, size + GAP_PX / CELL_PX
     for r, row in enumerate(rows):
         top = r * step_y
-        _row_label(fig, row, top, size, INK[theme], classes)
+        _row_label(fig, row, top, size, ink, classes)
         for c, part in enumerate(parts):
             matrix = np.asarray(row.matrices.get(part, np.zeros((size, size))), dtype=int)
             base = (
                 np.asarray(against.matrices.get(part, np.zeros((size, size))), dtype=int) if against else None
             )
-            _matrix(fig, points, row, part, matrix, base, c * step_x, top, classes, mode, theme)
-            _under(fig, matrix, base, mode, c * step_x + size / 2, top + size, INK[theme])
-            _outlines(fig, row, part, c * step_x, top, classes, chosen, changed, INK[theme])
+            _matrix(fig, points, row, part, matrix, base, c * step_x, top, classes, mode, dark)
+            _under(fig, matrix, base, mode, c * step_x + size / 2, top + size, ink)
+            _outlines(fig, row, part, c * step_x, top, classes, chosen, changed, ink)
     for c, part in enumerate(parts):
         title = (titles or {}).get(part, part)
-        _text(fig, c * step_x + size / 2, -0.62, f"<b>{title}</b>", 13, INK[theme])
-        for k, name in enumerate(classes):
-            _text(fig, c * step_x + k + 0.5, -0.2, _initial(name), 11, INK[theme], 0.7)
+        _text(fig, c * step_x + size / 2, -0.62, f"<b>{figures.plain(title)}</b>", 13, ink)
+        for k, name in enumerate(short_names(classes)):
+            _text(fig, c * step_x + k + 0.5, -0.2, figures.plain(name), min(11, digits), ink, 0.7)
     fig.add_trace(
         go.Scatter(
             x=points["x"], y=points["y"], mode="text", text=points["text"], hoverinfo="skip",
-            textfont={"color": points["ink"], "size": 13}, showlegend=False,
+            textfont={"color": points["ink"], "size": digits}, showlegend=False,
         )
     )  # fmt: skip
     fig.add_trace(
@@ -130,14 +136,19 @@ def alt_text(rows: Sequence[Row], parts: Sequence[str], classes: Sequence[str]) 
     return "Confusion matrices. " + ". ".join(sentences) + "."
 
 
+def legend(classes: Sequence[str]) -> str:
+    """`B = benign, M = malignant`: what the letters at the edges mean."""
+    return ", ".join(f"{short} = {name}" for short, name in zip(short_names(classes), classes, strict=True))
+
+
 # --- parts of it ---------------------------------------------------------------------------------------
-def _matrix(fig, points, row, part, matrix, base, left, top, classes, mode, theme) -> None:
+def _matrix(fig, points, row, part, matrix, base, left, top, classes, mode, dark) -> None:
     own = shares(matrix)
     gap = own - shares(base) if base is not None else None
     for i, true in enumerate(classes):
         for j, guess in enumerate(classes):
             value = gap[i, j] if mode == "difference" and gap is not None else own[i, j]
-            fill = _fill(value, mode, theme)
+            fill = _fill(value, mode, dark)
             fig.add_shape(
                 type="rect", x0=left + j, x1=left + j + 1, y0=top + i, y1=top + i + 1, layer="below",
                 fillcolor=fill, line={"width": 1, "color": "rgba(128,120,140,.28)"},
@@ -146,7 +157,7 @@ def _matrix(fig, points, row, part, matrix, base, left, top, classes, mode, them
             points["y"].append(top + i + 0.5)
             points["data"].append([row.id, part, true, guess])
             points["text"].append(_cell_text(matrix, base, i, j, mode))
-            points["ink"].append(_ink_on(fill, theme))
+            points["ink"].append(figures.readable_on(fill))
             points["hover"].append(_hover(row, part, matrix, base, i, j, true, guess))
 
 
@@ -165,8 +176,8 @@ def _hover(row, part, matrix, base, i, j, true, guess) -> str:
     share = "n/a" if np.isnan(own) else f"{100 * own:.1f}%"
     where = "all magnifications" if part == "all" else part
     lines = [
-        f"<b>{_safe(row.label)}</b>, {_safe(where)}",
-        f"truly {_safe(true)}, called {_safe(guess)}",
+        f"<b>{figures.plain(row.label)}</b>, {figures.plain(where)}",
+        f"truly {figures.plain(true)}, called {figures.plain(guess)}",
         f"{matrix[i, j]:,} of {int(matrix[i].sum()):,} images ({share})",
     ]
     if base is not None:
@@ -203,13 +214,15 @@ def _row_label(fig, row: Row, top: float, size: int, ink: str, classes: Sequence
         type="rect", x0=-LABEL_X, x1=-LABEL_X + 0.05, y0=top, y1=top + size, fillcolor=row.colour,
         line={"width": 0},
     )  # fmt: skip
-    name = _wrapped(row.label) + ("<br><span style='color:#D9534A'>⚠ leaks</span>" if row.leaks else "")
+    label = figures.wrapped(row.label, 18, 3) + (
+        "<br><span style='color:#D9534A'>⚠ leaks</span>" if row.leaks else ""
+    )
     fig.add_annotation(
-        x=-LABEL_X + 0.14, y=top + size / 2, text=name, showarrow=False, xanchor="left", align="left",
+        x=-LABEL_X + 0.14, y=top + size / 2, text=label, showarrow=False, xanchor="left", align="left",
         font={"size": 12, "color": ink},
     )  # fmt: skip
-    for k, title in enumerate(classes):
-        _text(fig, -0.14, top + k + 0.5, _initial(title), 11, ink, 0.7)
+    for k, name in enumerate(short_names(classes)):
+        _text(fig, -0.14, top + k + 0.5, figures.plain(name), 11, ink, 0.7)
 
 
 def _text(fig, x: float, y: float, text: str, size: int, ink: str, opacity: float = 1.0) -> None:
@@ -218,48 +231,19 @@ def _text(fig, x: float, y: float, text: str, size: int, ink: str, opacity: floa
     )
 
 
-def _initial(name: str) -> str:
-    return name if len(name) <= 2 else name[:1].upper()
+def short_names(classes: Sequence[str]) -> list[str]:
+    """One letter per class where that tells them apart (B, M), else codes of up to two letters, else three."""
+    for length in (1, 2, 3):
+        short = [name if len(name) <= 2 else name[:length].upper() for name in classes]
+        if len(set(short)) == len(short):
+            return short
+    return list(classes)
 
 
-def _wrapped(text: str, width: int = 15, most: int = 3) -> str:
-    """A name in lines of about `width` letters; markup in it is text."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    if len(lines) > most:
-        lines = [*lines[:most]]
-        lines[-1] += " …"
-    return "<br>".join(_safe(line if len(line) <= width + 4 else line[: width + 3] + "…") for line in lines)
-
-
-def _safe(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _fill(value: float, mode: str, theme: str) -> str:
+def _fill(value: float, mode: str, dark: bool) -> str:
     if np.isnan(value):
-        return "rgba(128,120,140,.12)"
+        return figures.DARK.grid if dark else "#F0EFF2"
     if mode == "difference":
-        low, middle, high = DIVERGING[theme]
-        reach = min(1.0, abs(value) / 0.25)  # a quarter of a class is the full colour
-        return _mix(middle, high if value > 0 else low, reach)
-    return _mix(*RAMP[theme], value)
-
-
-def _mix(start: str, end: str, share: float) -> str:
-    a, b = _rgb(start), _rgb(end)
-    return "#" + "".join(f"{round(x + (y - x) * share):02X}" for x, y in zip(a, b, strict=True))
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def _ink_on(fill: str, theme: str) -> str:
-    if not fill.startswith("#"):
-        return INK[theme]
-    r, g, b = _rgb(fill)
-    return "#23212B" if 0.299 * r + 0.587 * g + 0.114 * b > 140 else "#FFFFFF"
+        scale = figures.DIVERGING_DARK if dark else figures.DIVERGING
+        return figures.blend(scale, 0.5 + value / (2 * FULL_AT))
+    return figures.blend(figures.SEQUENTIAL_DARK if dark else figures.SEQUENTIAL, value)
