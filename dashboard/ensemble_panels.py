@@ -18,11 +18,11 @@ from dashboard import (
 )
 from dashboard.compare_view import Cell, Line
 from dashboard.ensemble_view import OWN, SPLITS, Answer, Choice
-from engine.analysis import diversity, ensemble, metrics
+from engine.analysis import diversity, ensemble, metrics, subsets
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError
 from engine.report import confusion, figures
-from engine.runs import results
+from engine.runs import ensembles
 from engine.runs.folder import Summary
 from engine.share import access
 
@@ -159,12 +159,12 @@ def _search_buttons(mates: Sequence[str]) -> None:
     """Best of size k and greedy, both on validation."""
     if len(mates) < 2:
         return
-    few = len(mates) <= ensemble.MAX_SEARCH
+    few = len(mates) <= subsets.MAX_SEARCH
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         st.button(
             "Best of", key="ens_best", on_click=_best, args=(list(mates),), disabled=not few,
             help="The subset of this size that is best on validation, of all subsets, by mean or vote."
-            if few else f"A search takes up to {ensemble.MAX_SEARCH} runs; {len(mates)} are here.",
+            if few else f"A search takes up to {subsets.MAX_SEARCH} runs; {len(mates)} are here.",
         )  # fmt: skip
         st.number_input(
             "Size", 1, len(mates), min(5, len(mates)), key="ens_size", width=110, label_visibility="collapsed"
@@ -183,7 +183,7 @@ def _best(mates: list[str]) -> None:
         _load(found, rank)
 
 
-def _load(found: ensemble.Search, rank: int) -> None:
+def _load(found: subsets.Search, rank: int) -> None:
     tick_list.change(KEY, found.members(rank))
     st.session_state["ens_method"] = found.methods[int(found.method[rank])]
     st.session_state["ens_own_weights"] = False
@@ -519,9 +519,9 @@ def _agreement(found: Answer, labels: Mapping[str, str]) -> None:
 def _size(summaries: Mapping[str, Summary], choice: Choice, labels: Mapping[str, str]) -> None:
     """Every subset as a point, on validation; a click loads it."""
     mates = _mates(list(summaries.values()), choice.members)
-    if len(mates) < 2 or len(mates) > ensemble.MAX_SEARCH:
+    if len(mates) < 2 or len(mates) > subsets.MAX_SEARCH:
         st.info(
-            f"Every combination is scored for 2 to {ensemble.MAX_SEARCH} runs with the same validation images; there are {len(mates)}.",
+            f"Every combination is scored for 2 to {subsets.MAX_SEARCH} runs with the same validation images; there are {len(mates)}.",
             icon=":material/help:",
         )
         return
@@ -553,7 +553,7 @@ def _size(summaries: Mapping[str, Summary], choice: Choice, labels: Mapping[str,
         _load_on_next(found, int(rows[0]))
 
 
-def rank_of(found: ensemble.Search, choice: Choice) -> int | None:
+def rank_of(found: subsets.Search, choice: Choice) -> int | None:
     """The rank (from 1) of a choice among all that were searched; None for other methods or own weights."""
     if choice.method not in found.methods or choice.weights or not set(choice.members) <= set(found.ids):
         return None
@@ -563,7 +563,7 @@ def rank_of(found: ensemble.Search, choice: Choice) -> int | None:
     return int(ranks[0]) + 1 if len(ranks) else None
 
 
-def _ranking(found: ensemble.Search, labels: Mapping[str, str]):
+def _ranking(found: subsets.Search, labels: Mapping[str, str]):
     import pandas as pd
 
     rows = [
@@ -589,7 +589,7 @@ def _load_point(chart: str, mates: Sequence[str]) -> None:
             return
 
 
-def _load_on_next(found: ensemble.Search, rank: int) -> None:
+def _load_on_next(found: subsets.Search, rank: int) -> None:
     st.session_state["_ens_load"] = (list(found.members(rank)), found.methods[int(found.method[rank])])
     st.rerun()
 
@@ -604,8 +604,8 @@ def take_loaded() -> None:
 
 
 def _members(choice: Choice, split: str, labels: Mapping[str, str]) -> None:
-    if len(choice.members) > ensemble.MAX_SEARCH:
-        st.info(f"Shapley values are exact for up to {ensemble.MAX_SEARCH} members.", icon=":material/help:")
+    if len(choice.members) > subsets.MAX_SEARCH:
+        st.info(f"Shapley values are exact for up to {subsets.MAX_SEARCH} members.", icon=":material/help:")
         return
     side = "val" if _have(choice.members, "val") else split
     table = ensemble_view.shapley(choice, side)
@@ -625,7 +625,7 @@ def _members(choice: Choice, split: str, labels: Mapping[str, str]) -> None:
 
 
 def _roles(choice: Choice, split: str, labels: Mapping[str, str]) -> None:
-    audit = ensemble_view.roles(choice.members, split)
+    audit = ensemble_view.role_audit(choice.members, split)
     for sentence in audit.sentences:
         st.markdown(f"- {widgets.escaped(compare_view.named_note(sentence, labels))}.")
     fig = figures.role_map(audit.table, dict(labels), dark=widgets.is_dark())
@@ -697,7 +697,7 @@ def _save(choice: Choice, name: str, locked: bool = False) -> str:
     access.require_editor("save an ensemble")
     members = [cached.run(run_id) for run_id in choice.members]
     looked = bool(st.session_state.get("_ens_ticked_on_test"))
-    folder = results.save_ensemble(
+    folder = ensembles.save_ensemble(
         members,
         choice.method,
         name,

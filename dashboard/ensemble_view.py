@@ -16,11 +16,13 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import cached, places
-from engine.analysis import comparison, diversity, ensemble, intervals, metrics
-from engine.analysis.ensemble import Caution, Combined, Cube, Fitted, Search
+from engine.analysis import comparison, diversity, ensemble, fitting, intervals, metrics, roles, subsets
+from engine.analysis.ensemble import Combined, Cube, Fitted
 from engine.analysis.intervals import Difference, Estimate, statistic
 from engine.analysis.metrics import Outcome
 from engine.analysis.predictions import classes_of
+from engine.analysis.roles import Caution
+from engine.analysis.subsets import Search
 from engine.errors import EngineError, EnsembleError
 from engine.runs import results
 from engine.runs.folder import RunFolder, Summary
@@ -281,7 +283,7 @@ def _combine(choice: Choice, split: str, source: Cube) -> tuple[Combined, dict[s
     validation = {run_id: cached.predictions(run_id, "val") for run_id in choice.members}
     tables = {run_id: cached.predictions(run_id, split) for run_id in choice.members}
     banned = frozenset().union(*(_trained(run_id).images for run_id in choice.members))
-    table, combined, fits = ensemble.ensemble_predictions(
+    table, combined, fits = fitting.ensemble_predictions(
         tables, choice.method, weights, tie_rule=choice.tie_rule, validation=validation, exclude=banned
     )
     return combined, fits, table
@@ -366,10 +368,10 @@ def search(candidates: Sequence[str], split: str = "val") -> Search:
 
 @st.cache_resource(max_entries=8, show_spinner="Scoring every combination on validation ...")
 def _search(ids: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple) -> Search:
-    return ensemble.search(cube(ids, split))
+    return subsets.search(cube(ids, split))
 
 
-def optimism(candidates: Sequence[str], split: str = "val") -> ensemble.Optimism | None:
+def optimism(candidates: Sequence[str], split: str = "val") -> subsets.Optimism | None:
     """What having searched made of the best score; None where there are too few cases to say."""
     ids = tuple(sorted(candidates))
     return _optimism(ids, split, _key(ids, split), _trained_key(ids))
@@ -378,9 +380,9 @@ def optimism(candidates: Sequence[str], split: str = "val") -> ensemble.Optimism
 @st.cache_resource(max_entries=8, show_spinner="Searching again without each fifth of the cases ...")
 def _optimism(
     ids: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple
-) -> ensemble.Optimism | None:
+) -> subsets.Optimism | None:
     try:
-        return ensemble.search_optimism(cube(ids, split))
+        return subsets.search_optimism(cube(ids, split))
     except EnsembleError:
         return None
 
@@ -388,7 +390,7 @@ def _optimism(
 def greedy(candidates: Sequence[str]) -> tuple[list[str], list[float]]:
     """Members that greedy selection on validation picks, and their weights scaled to a maximum of 1."""
     source = cube(tuple(sorted(candidates)), "val")
-    found = ensemble.greedy(source.take(source.true >= 0))
+    found = fitting.greedy(source.take(source.true >= 0))
     greatest = float(found.weights.max())
     kept = [
         (run_id, round(float(weight) / greatest, 2))
@@ -399,10 +401,10 @@ def greedy(candidates: Sequence[str]) -> tuple[list[str], list[float]]:
 
 
 def cautions(choice: Choice, found: Answer, split: str, chosen_on: str) -> list[Caution]:
-    """The warnings that apply to this choice (engine.analysis.ensemble.cautions)."""
+    """The warnings that apply to this choice (engine.analysis.roles.cautions)."""
     fitted = ensemble.method_of(choice.method).fitted
     gain = found.gains.get("balanced_accuracy")
-    return ensemble.cautions(
+    return roles.cautions(
         found.source,
         found.combined,
         gain=(gain.value, gain.low, gain.high) if gain and len(choice.members) > 1 else None,
@@ -411,13 +413,13 @@ def cautions(choice: Choice, found: Answer, split: str, chosen_on: str) -> list[
     )
 
 
-def roles(members: Sequence[str], split: str) -> ensemble.RoleAudit:
+def role_audit(members: Sequence[str], split: str) -> roles.RoleAudit:
     """Which cases trained, selected and tested each member."""
-    return _roles(tuple(members), split, _key(members, split), _trained_key(members))
+    return _role_audit(tuple(members), split, _key(members, split), _trained_key(members))
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _roles(members: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple) -> ensemble.RoleAudit:
+def _role_audit(members: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple) -> roles.RoleAudit:
     manifests: dict[str, pd.DataFrame | None] = {}
     for run_id in members:
         try:
@@ -425,7 +427,7 @@ def _roles(members: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: t
         except EngineError:
             manifests[run_id] = None
     scored = _aligned(members, split).frame
-    return ensemble.audit_roles(manifests, scored)
+    return roles.audit_roles(manifests, scored)
 
 
 def opinions(choice: Choice, split: str) -> pd.DataFrame:

@@ -758,17 +758,17 @@ def _pool(given: argparse.Namespace) -> int:
 
 
 def _ensemble(given: argparse.Namespace) -> int:
-    from engine.runs import results
+    from engine.runs import ensembles
 
     members = [_locate(given, run_id) for run_id in given.ids]
     if given.search:
-        found = results.search_ensembles(
+        found = ensembles.search_ensembles(
             members, max_size=given.max_size, reveal=given.reveal, progress=_progress("Searching", "subset")
         )
         _answer(given, found.as_record(), found.as_text())
         return 0
     weights = [_number(text) for text in given.weights.split(",")] if given.weights else None
-    result = results.ensemble_runs(
+    result = ensembles.ensemble_runs(
         members, given.method, weights=weights, split=given.split, name=given.name, runs=given.runs
     )
     _answer(given, result.as_record(), result.as_text())
@@ -870,7 +870,7 @@ def _export(given: argparse.Namespace) -> int:
 
 
 def _fuse(given: argparse.Namespace) -> int:
-    from engine.runs.results import start_fusion
+    from engine.runs.ensembles import start_fusion
 
     members = [_locate(given, run_id) for run_id in given.ids]
     folder = start_fusion(members, given.name, given.runs, as_study=given.as_study)

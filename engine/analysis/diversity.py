@@ -15,7 +15,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 
-from engine.analysis import ensemble, metrics
+from engine.analysis import ensemble, metrics, subsets
 from engine.analysis.ensemble import DIGITS, Cube
 from engine.errors import EnsembleError
 
@@ -126,7 +126,7 @@ def changed_images(source: Cube, answer: ensemble.Combined, reference: str) -> p
 
 def _score(source: Cube, method: str, weights: np.ndarray | None, score: str, tie_rule: str) -> float:
     answer = ensemble.combine(source, method, weights, tie_rule=tie_rule)
-    result = ensemble._outcomes(source)
+    result = ensemble.outcomes(source)
     known = source.true >= 0
     return metrics.value(
         score,
@@ -173,7 +173,7 @@ def shapley(source: Cube, method: str = "mean", *, tie_rule: str = "mean-probabi
     Raises:
         EnsembleError: more than 16 members, or a method that cannot be searched.
     """
-    found = ensemble.search(source, (method,), tie_rule=tie_rule)
+    found = subsets.search(source, (method,), tie_rule=tie_rule)
     members, empty = len(source), 1 / len(source.classes)
     numbers = (found.subsets * (1 << np.arange(members))).sum(axis=1)
     value = np.full(2**members, empty)
@@ -193,7 +193,7 @@ def shapley(source: Cube, method: str = "mean", *, tie_rule: str = "mean-probabi
     )
 
 
-def size_points(found: ensemble.Search, names: dict[str, str] | None = None) -> pd.DataFrame:
+def size_points(found: subsets.Search, names: dict[str, str] | None = None) -> pd.DataFrame:
     """One point per combination searched: `size, score, method, members, rank`, for the size plot."""
     titles = names or {}
     return pd.DataFrame(

@@ -14,9 +14,10 @@ from time import perf_counter, process_time
 import numpy as np
 import pandas as pd
 
-from engine.analysis import comparison, ensemble
+from engine.analysis import comparison, fitting
 from engine.analysis.ensemble import Cube
 from engine.analysis.predictions import validate
+from engine.analysis.subsets import all_subsets, search
 from engine.bench.compare import best_of
 
 LIMITS = {"1023": 0.05, "65535": 5.0, "tick": 0.3}
@@ -60,9 +61,7 @@ def run(repeats: int = 5, reference_subsets: int = 200, note: Note = lambda _: N
         for method in ("mean", "vote"):
             note(f"{subsets:,} subsets by {method}")
             before = _peak()
-            ours = best_of(
-                lambda s=source, m=method: ensemble.search(s, (m,)), repeats if members == 10 else 1
-            )
+            ours = best_of(lambda s=source, m=method: search(s, (m,)), repeats if members == 10 else 1)
             grown = _peak() - before
             theirs = _reference(source, method, reference_subsets) * subsets / reference_subsets
             what = f"{subsets:,} subsets of {members} members, {method}, {IMAGES:,} images"
@@ -84,7 +83,7 @@ def tick_times(source: Cube, ticks: int) -> list[float]:
     for _ in range(ticks):
         chosen = [name for name in source.ids if rng.random() < 0.6] or [source.ids[0]]
         start = perf_counter()
-        table, _, _ = ensemble.ensemble_predictions({name: tables[name] for name in chosen}, "mean")
+        table, _, _ = fitting.ensemble_predictions({name: tables[name] for name in chosen}, "mean")
         best = comparison.Entry(chosen[0], chosen[0], tables[chosen[0]])
         made = comparison.Entry("ensemble", "ensemble", table)
         comparison.compare([best, made], names=("balanced_accuracy", "accuracy"))
@@ -106,7 +105,7 @@ def _reference(source: Cube, method: str, subsets: int) -> float:
     from sklearn.metrics import balanced_accuracy_score
 
     rng = np.random.default_rng(0)
-    rows = ensemble.all_subsets(len(source))
+    rows = all_subsets(len(source))
     rows = rows[rng.choice(len(rows), subsets, replace=False)].astype(bool)
     named = source.probs.argmax(axis=2)
     start = perf_counter()

@@ -1,4 +1,4 @@
-"""Results that no worker makes: imports, comparisons, ensembles, pooled cross-validations, single images.
+"""Results that no worker makes: imports, comparisons, pooled cross-validations, single images.
 
 Each is a run folder like any other, so that no page needs a special case; pages and command line come
 through here.
@@ -7,7 +7,7 @@ through here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,13 @@ import pandas as pd
 
 from engine import files
 from engine.analysis.comparison import Comparison, Entry, compare
-from engine.analysis.ensemble import (
-    Combined,
-    Fitted,
-    Optimism,
-    Search,
-    cube,
-    ensemble_predictions,
-    method_of,
-    search,
-    search_optimism,
-)
+from engine.analysis.ensemble import Fitted
+from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.importing import read_foreign
 from engine.analysis.predictions import classes_of
 from engine.errors import DataError, EnsembleError, PredictionsError, RunError
 from engine.runs.config import RunConfig
 from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
-from engine.runs.launch import enqueue
 from engine.share import access
 
 Progress = Callable[[int, int], None]
@@ -104,10 +94,10 @@ def import_predictions(
     parts = {
         split: rows.drop(columns="split").reset_index(drop=True) for split, rows in table.groupby("split")
     }
-    return _finished(runs, config, "import", parts, audit)
+    return finished(runs, config, "import", parts, audit)
 
 
-def _finished(
+def finished(
     runs: Path, config: RunConfig, slug: str, parts: Mapping[Any, pd.DataFrame], audit: dict[str, Any]
 ) -> RunFolder:
     """A run folder that is complete at once; its status is written last."""
@@ -172,12 +162,12 @@ def compare_runs(folders: Sequence[RunFolder], split: str = "test", **options: A
     Raises:
         RunError: one has no such predictions. PredictionsError: see `engine.analysis.comparison.align`.
     """
-    _distinct(folders)
+    distinct(folders)
     result = compare([entry(folder, split) for folder in folders], **options)
     return Compared(result, {folder.id: folder.audit() for folder in folders}, split)
 
 
-def _distinct(folders: Sequence[RunFolder]) -> None:
+def distinct(folders: Sequence[RunFolder]) -> None:
     ids = [folder.id for folder in folders]
     if len(set(ids)) < len(ids):
         twice = sorted({run_id for run_id in ids if ids.count(run_id) > 1})
@@ -222,7 +212,7 @@ def pool_folds(folders: Sequence[RunFolder], name: str, runs: Path) -> RunFolder
         classes=first.classes,
         details={"members": [folder.id for folder in folders]},
     )
-    return _finished(runs, config, f"pooled_{first.model.name}", tables, worst_audit(folders))
+    return finished(runs, config, f"pooled_{first.model.name}", tables, worst_audit(folders))
 
 
 def worst_audit(folders: Sequence[RunFolder]) -> dict[str, Any]:
@@ -235,278 +225,6 @@ def worst_audit(folders: Sequence[RunFolder]) -> dict[str, Any]:
             "verdict": f"Clean: no case is on two sides in any of the {len(folders)} members.",
         }
     return {**worst, "verdict": f"{worst.get('verdict', 'Unknown.')} (member {name})"}
-
-
-# -- ensembles ------------------------------------------------------------------------------------
-
-MAX_LISTED = 5000
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the members of an ensemble were trained on, among the images to be scored.
-
-    `images` are never scored; `cases` raise the leakage badge; `unknown` members tell nothing.
-    """
-
-    images: frozenset[str]
-    cases: frozenset[str]
-    unknown: tuple[str, ...]
-
-
-def seen_by(members: Sequence[RunFolder], tables: Mapping[str, pd.DataFrame]) -> Seen:
-    """Judge every image to be scored by what each member learned from."""
-    learned = {folder.id: trained_on(folder) for folder in members}
-    scored_images = frozenset().union(*(set(table["image_id"]) for table in tables.values()))
-    scored_cases = frozenset().union(*(set(table["case"]) for table in tables.values())) - {""}
-    return Seen(
-        scored_images.intersection(*[frozenset().union(*(one.images for one in learned.values()))]),
-        scored_cases.intersection(*[frozenset().union(*(one.cases for one in learned.values()))]),
-        tuple(folder.name for folder in members if not learned[folder.id].known),
-    )
-
-
-def ensemble_audit(members: Sequence[RunFolder], seen: Seen) -> dict[str, Any]:
-    """The leakage badge of an ensemble: by what is scored, then the worst of its members'."""
-    if seen.cases:
-        cases = sorted(seen.cases)
-        return {
-            "level": "leak",
-            "verdict": f"Leaks: members were trained on {len(cases)} of the cases they are scored on, among them {', '.join(cases[:3])}.",
-            "seen_cases": cases,
-        }
-    return worst_audit(members)
-
-
-@dataclass(frozen=True, eq=False)
-class Ensemble:
-    """An ensemble of stored predictions in one split, before it is saved or compared."""
-
-    table: pd.DataFrame
-    combined: Combined
-    fits: dict[str, Fitted]
-    excluded: int
-    audit: dict[str, Any]
-
-
-def combine_runs(
-    members: Sequence[RunFolder],
-    method: str = "mean",
-    weights: Sequence[float] | None = None,
-    *,
-    split: str = "test",
-    tie_rule: str = "mean-probability",
-) -> Ensemble:
-    """Combine the stored predictions of runs.
-
-    An image that any member was trained on is left out; `excluded` counts them.
-
-    Raises:
-        EnsembleError, PredictionsError, RunError: members that do not fit together, or lack predictions.
-    """
-    if not members:
-        raise EnsembleError("An ensemble needs members", remedy="Choose at least one checkpoint")
-    _distinct(members)
-    tables = {folder.id: folder.predictions(split) for folder in members}
-    validation = None
-    if method_of(method).fitted:
-        validation = {folder.id: folder.predictions("val") for folder in members}
-    seen = seen_by(members, tables)
-    table, combined, fits = ensemble_predictions(
-        tables, method, weights, tie_rule=tie_rule, validation=validation, exclude=seen.images
-    )
-    return Ensemble(table, combined, fits, len(seen.images), ensemble_audit(members, seen))
-
-
-def ensemble_runs(
-    members: Sequence[RunFolder],
-    method: str = "mean",
-    *,
-    weights: Sequence[float] | None = None,
-    split: str = "test",
-    name: str | None = None,
-    runs: Path | None = None,
-    tie_rule: str = "mean-probability",
-) -> Compared:
-    """Members in order and their ensemble last, compared; with a name it is also saved as a run.
-
-    Raises:
-        EnsembleError, PredictionsError, RunError: see `combine_runs`.
-    """
-    made = combine_runs(members, method, weights, split=split, tie_rule=tie_rule)
-    saved = (
-        save_ensemble(members, method, name, runs or members[0].runs, weights=weights, tie_rule=tie_rule)
-        if name
-        else None
-    )
-    label = name or f"{method_of(method).title} of {len(members)}"
-    own = Entry(saved.id if saved else "ensemble", label, made.table)
-    scored = set(made.table["image_id"])
-    entries = [entry(folder, split) for folder in members]
-    entries = [
-        replace(one, predictions=one.predictions[one.predictions["image_id"].isin(scored)]) for one in entries
-    ]
-    audits = {folder.id: folder.audit() for folder in members} | {own.id: made.audit}
-    extra: dict[str, Any] = {
-        "method": method,
-        "weights": [float(value) for value in made.combined.weights],
-        "ties": made.combined.ties,
-        "excluded": made.excluded,
-    }
-    if saved:
-        extra["id"] = saved.id
-    return Compared(compare([*entries, own], reference=entries[0].id), audits, split, extra)
-
-
-def save_ensemble(
-    members: Sequence[RunFolder],
-    method: str,
-    name: str,
-    runs: Path,
-    *,
-    weights: Sequence[float] | None = None,
-    tie_rule: str = "mean-probability",
-    notes: Mapping[str, Any] | None = None,
-) -> RunFolder:
-    """Save an ensemble as a run (kind `ensemble`): members, weights, fit and predictions; no copies of weights.
-
-    Args:
-        notes: what is to be remembered of how it was found (a search, say).
-    """
-    parts = {
-        split: combine_runs(members, method, weights, split=split, tie_rule=tie_rule)
-        for split in ("val", "test")
-        if all(split in folder.predicted_splits() for folder in members)
-    }
-    if not parts:
-        raise EnsembleError(
-            "The members have no split in common that can be saved",
-            found="; ".join(
-                f"{folder.name}: {', '.join(folder.predicted_splits()) or 'none'}" for folder in members[:4]
-            ),
-            remedy="Choose members that have completed",
-        )
-    last = parts.get("test") or parts["val"]
-    first = members[0].config()
-    details = {
-        "members": [folder.id for folder in members],
-        "method": method,
-        "weights": [float(value) for value in last.combined.weights],
-        "tie_rule": tie_rule,
-        "fits": {key: fit.as_record() for key, fit in last.fits.items()},
-        "excluded": {split: part.excluded for split, part in parts.items()},
-        **(notes or {}),
-    }
-    config = RunConfig(
-        kind="ensemble", name=name, data=first.data, classes=classes_of(last.table), details=details
-    )
-    return _finished(
-        runs, config, f"ensemble_{method}", {split: part.table for split, part in parts.items()}, last.audit
-    )
-
-
-def start_fusion(members: Sequence[RunFolder], name: str, runs: Path, *, as_study: bool = False) -> RunFolder:
-    """Queue a CNN-MLP fusion of trained runs of one split (kind `fusion`).
-
-    Raises:
-        EnsembleError: fewer than two members, or members that are no trained runs.
-    """
-    access.require_editor("launch runs")
-    if len(members) < 2:
-        raise EnsembleError(
-            "A fusion needs at least two members", found=str(len(members)), remedy="Choose more runs"
-        )
-    _distinct(members)
-    untrained = [folder.name for folder in members if folder.config().kind != "train"]
-    if untrained:
-        raise EnsembleError(
-            "Only trained runs can be fused", found=", ".join(untrained), remedy="Leave the others out"
-        )
-    first = members[0].config()
-    details = {"members": [folder.id for folder in members], "as_study": as_study}
-    config = replace(first, kind="fusion", name=name, parent="", experiment="", details=details)
-    record = members[0].record()
-    folder = create(
-        runs,
-        config,
-        "fusion",
-        manifest=members[0].manifest(),
-        audit=worst_audit(members),
-        split_hash=str(record.get("split_hash", "")),
-    )
-    enqueue(folder)
-    return folder
-
-
-@dataclass(frozen=True)
-class Searched:
-    """A search over all subsets, ranked on validation; the best one compared with its members."""
-
-    search: Search
-    best: Compared
-    optimism: Optimism | None
-    names: Mapping[str, str]
-
-    def as_record(self) -> dict[str, Any]:
-        """The document of `ensemble --search --json`."""
-        record = {
-            **self.best.as_record(),
-            "tried": self.search.tried,
-            "search": self.search.records(MAX_LISTED),
-        }
-        if self.optimism:
-            record["optimism"] = {
-                "apparent": self.optimism.apparent,
-                "nested": self.optimism.nested,
-                "optimism": self.optimism.optimism,
-            }
-        return record
-
-    def as_text(self) -> str:
-        lines = [
-            f"{self.search.tried:,} combinations tried, ranked by balanced accuracy on validation (n = {self.search.n:,} images, {self.search.n_cases} cases):"
-        ]
-        for rank, row in enumerate(self.search.records(10), 1):
-            lines.append(
-                f"{rank:>3}. {row['score']:.4f}  {row['method']:<6} {', '.join(self.names[run_id] for run_id in row['members'])}"
-            )
-        if self.optimism:
-            lines.append(str(self.optimism))
-        return "\n".join([*lines, "", f"The first of them on {self.best.split}:", self.best.as_text()])
-
-
-def search_ensembles(
-    members: Sequence[RunFolder],
-    *,
-    max_size: int | None = None,
-    reveal: bool = False,
-    methods: Sequence[str] = ("mean", "vote"),
-    progress: Progress | None = None,
-) -> Searched:
-    """Rank all subsets on validation; test stays covered unless `reveal`.
-
-    Raises:
-        EnsembleError: too many members, or none that fit together. RunError: one has no validation predictions.
-    """
-    _distinct(members)
-    tables = {folder.id: folder.predictions("val") for folder in members}
-    seen = seen_by(members, tables)
-    held = cube(tables)
-    held = held.take(~held.frame["image_id"].isin(seen.images).to_numpy())
-    found = search(
-        held,
-        methods,
-        max_size,
-        progress=(lambda share: progress(round(share * 1000), 1000)) if progress else None,
-    )
-    by_id = {folder.id: folder for folder in members}
-    best = [by_id[run_id] for run_id in found.members()]
-    compared = ensemble_runs(best, found.methods[int(found.method[0])], split="test" if reveal else "val")
-    try:
-        optimism = search_optimism(held, methods, max_size)
-    except EnsembleError:  # too few cases to search on some and judge on others: then nothing is claimed
-        optimism = None
-    return Searched(found, compared, optimism, {folder.id: folder.name for folder in members})
 
 
 # -- images from anywhere -------------------------------------------------------------------------

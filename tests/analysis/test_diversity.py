@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import diversity, ensemble
+from engine.analysis import diversity, subsets
 from engine.analysis.ensemble import Cube, combine
 from engine.errors import EnsembleError
 
@@ -121,7 +121,7 @@ def test_fixed_and_broken_images_balance_the_change_in_errors():
 
 
 def test_one_point_per_subset():
-    found = ensemble.search(noisy_cube(4))
+    found = subsets.search(noisy_cube(4))
     points = diversity.size_points(found)
     assert len(points) == 30
     assert points.groupby(["method", "size"]).size().loc["mean"].tolist() == [4, 6, 4, 1]

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import ensemble, metrics
-from engine.analysis.ensemble import Cube, combine, cube, ensemble_predictions, fit, greedy, search
+from engine.analysis import ensemble, fitting, metrics, roles, subsets
+from engine.analysis.ensemble import Cube, combine, cube
+from engine.analysis.fitting import ensemble_predictions, fit, greedy
 from engine.analysis.predictions import probabilities, validate
+from engine.analysis.subsets import search
 from engine.errors import EnsembleError, PredictionsError
 
 
@@ -113,7 +115,7 @@ def test_temperature_finds_the_heat_that_was_applied():
     margin = rng.normal(0, 2, 4000)
     true = (rng.random(4000) < 1 / (1 + np.exp(-margin))).astype(int)
     overconfident = np.stack([np.zeros(4000), 3 * margin], axis=1)
-    assert ensemble.fit_temperature(overconfident, true) == pytest.approx(3, rel=0.1)
+    assert fitting.fit_temperature(overconfident, true) == pytest.approx(3, rel=0.1)
 
 
 def test_stacking_beats_a_useless_member_and_survives_json():
@@ -169,7 +171,7 @@ def test_bagged_greedy_is_seeded_and_sums_to_one():
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("tie_rule", ensemble.TIE_RULES)
 def test_search_scores_every_subset_as_combining_it_would(classes, tie_rule, monkeypatch):
-    monkeypatch.setattr(ensemble, "CHUNK", 700)  # several chunks
+    monkeypatch.setattr(subsets, "CHUNK", 700)  # several chunks
     source = cube(member_tables(5, 7, classes=classes))
     found = search(source, tie_rule=tie_rule)
     assert found.tried == 2 * 31
@@ -213,7 +215,7 @@ def test_searching_noise_is_estimated_as_optimism():
         p = np.random.default_rng(seed).random((10, 320))
         ids, probs = tuple(f"m{k}" for k in range(10)), np.stack([1 - p, p], axis=2)
         noise = Cube(ids, ("benign", "malignant"), probs, np.zeros((10, 320, 2)), case % 2, frame)
-        found.append(ensemble.search_optimism(noise, repeats=4))
+        found.append(subsets.search_optimism(noise, repeats=4))
     assert np.mean([one.apparent for one in found]) > 0.55
     assert np.mean([one.nested for one in found]) == pytest.approx(0.5, abs=0.02)
     assert np.mean([one.optimism for one in found]) > 0.05
@@ -261,7 +263,7 @@ def test_an_image_a_member_was_trained_on_is_never_scored():
     images = tables["m0"]["image_id"]
     manifest = tables["m0"][["image_id", "case"]].assign(split="test")
     leaky = manifest.assign(split=["train" if k < 3 else "test" for k in range(len(images))])
-    audit = ensemble.audit_roles({"m0": manifest, "m1": leaky}, tables["m0"])
+    audit = roles.audit_roles({"m0": manifest, "m1": leaky}, tables["m0"])
     assert audit.excluded == sorted(images[:3])
     assert audit.leaking  # three more images of case 14-0 are scored
     assert audit.seen_cases == {"14-0": ("m1",)}
@@ -276,10 +278,10 @@ def test_an_image_a_member_was_trained_on_is_never_scored():
 def test_a_clean_audit_and_an_unknown_one_say_so():
     tables = member_tables(2)
     manifest = tables["m0"][["image_id", "case"]].assign(split="test")
-    assert ensemble.audit_roles({"m0": manifest}, tables["m0"]).sentences == [
+    assert roles.audit_roles({"m0": manifest}, tables["m0"]).sentences == [
         "No member has seen a scored case in training"
     ]
-    audit = ensemble.audit_roles({"m0": manifest, "m1": None}, tables["m0"]["image_id"])
+    audit = roles.audit_roles({"m0": manifest, "m1": None}, tables["m0"]["image_id"])
     assert audit.unknown == ("m1",)
     assert not audit.leaking
     assert set(audit.table["m1"]) == {"?"}
@@ -292,7 +294,7 @@ def test_pooled_folds_are_audited_within_their_fold():
         table[["image_id", "case"]].assign(fold=k, split=np.where(table["fold"] == k, "test", "train"))
         for k in range(4)
     ]
-    audit = ensemble.audit_roles({"m0": pd.concat(parts)}, table)
+    audit = roles.audit_roles({"m0": pd.concat(parts)}, table)
     assert not audit.excluded
     assert not audit.leaking
     assert set(audit.table["m0"]) == {"train+test"}
@@ -300,23 +302,23 @@ def test_pooled_folds_are_audited_within_their_fold():
 
 def test_cautions_name_what_is_wrong():
     source = cube(member_tables(4))
-    kinds = lambda **o: {c.kind for c in ensemble.cautions(source, combine(source, **o.pop("how", {})), **o)}  # noqa: E731
+    kinds = lambda **o: {c.kind for c in roles.cautions(source, combine(source, **o.pop("how", {})), **o)}  # noqa: E731
     assert kinds(how={"method": "vote"}) == {"ties", "few-cases"}
     assert "one-weight" in kinds(how={"weights": [9, 1, 0, 0]})
     assert "gain-within-interval" in kinds(gain=(0.01, -0.01, 0.03))
     assert "gain-within-interval" not in kinds(gain=(0.03, 0.01, 0.05))
     assert "selected-on-test" in kinds(chosen_on="test")
     same = cube(dict.fromkeys(("a", "b"), member_tables(1)["m0"]))
-    assert "identical" in {c.kind for c in ensemble.cautions(same, combine(same))}
+    assert "identical" in {c.kind for c in roles.cautions(same, combine(same))}
     one = source.members(["m0"])
-    assert "one-member" in {c.kind for c in ensemble.cautions(one, combine(one))}
+    assert "one-member" in {c.kind for c in roles.cautions(one, combine(one))}
     learned = fit("stacking", source)
     answer = combine(source, "stacking", fitted=learned)
-    found = ensemble.cautions(source, answer, chosen_on="val", fitted_on="val")
+    found = roles.cautions(source, answer, chosen_on="val", fitted_on="val")
     assert "fitted-where-chosen" in {c.kind for c in found}
 
 
 def test_all_subsets_are_all_and_once():
-    rows = ensemble.all_subsets(5)
+    rows = subsets.all_subsets(5)
     seen = {tuple(np.flatnonzero(row)) for row in rows}
     assert seen == {c for size in range(1, 6) for c in combinations(range(5), size)}

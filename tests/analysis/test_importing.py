@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import comparison, ensemble, metrics
+from engine.analysis import comparison, ensemble, fitting, metrics, subsets
 from engine.analysis.importing import read_foreign
 from engine.errors import PredictionsError
 
@@ -116,15 +116,15 @@ def test_real_members_never_saw_a_scored_case_in_their_fold(real):
 
 def test_a_real_ensemble_is_searched_on_validation_and_revealed_on_test(real):
     val, test = part(real, "val"), part(real, "test")
-    found = ensemble.search(ensemble.cube(val))
+    found = subsets.search(ensemble.cube(val))
     assert found.tried == 62
-    table, answer, _ = ensemble.ensemble_predictions(
+    table, answer, _ = fitting.ensemble_predictions(
         {name: test[name] for name in found.members()}, found.methods[found.method[0]]
     )
     assert len(table) == 1995
     score = metrics.value("balanced_accuracy", metrics.outcome(table))
     assert 0.6 < score < 0.75
-    stacked, _, fits = ensemble.ensemble_predictions(test, "stacking", validation=val)
+    stacked, _, fits = fitting.ensemble_predictions(test, "stacking", validation=val)
     assert set(fits) == {"0", "1", "2", "3", "4"}
     assert len(stacked) == 1995
     assert answer.ties >= 0

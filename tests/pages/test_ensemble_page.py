@@ -7,7 +7,7 @@ import pytest
 
 from dashboard import ensemble_panels, ensemble_view
 from dashboard.ensemble_view import OWN, Choice
-from engine.analysis import ensemble
+from engine.analysis import ensemble, subsets
 from engine.runs.folder import locate, run_folders
 
 
@@ -91,7 +91,7 @@ def test_an_image_that_a_member_was_trained_on_is_never_scored(make_run, runs_di
 def test_the_search_finds_what_the_engine_ranks_first(three):
     tables = {folder.id: folder.predictions("val") for folder in three}
     found = ensemble_view.search(ids_of(three))
-    direct = ensemble.search(ensemble.cube(dict(sorted(tables.items()))))
+    direct = subsets.search(ensemble.cube(dict(sorted(tables.items()))))
     assert found.score[0] == direct.score[0]
     assert set(found.members(0)) == set(direct.members(0))
     choice = Choice(found.members(0), found.methods[int(found.method[0])])

@@ -20,7 +20,7 @@ from engine.analysis import comparison
 from engine.explain import overlay, store
 from engine.explain.ensemble_map import EnsembleMap, fuse
 from engine.explain.explanation import Explanation
-from engine.runs import catalog, results
+from engine.runs import catalog, ensembles
 
 HEIGHT, WIDTH = 46, 70
 
@@ -285,7 +285,7 @@ def test_colours_and_zoom_of_the_link_are_restored(app, explained):
 
 def test_an_ensemble_shows_its_fused_map_and_where_members_disagree(app, said, explained, runs_dir):
     first, second = explained("first", 1), explained("second", 2)
-    saved = results.save_ensemble([first, second], "mean", "both", runs_dir)
+    saved = ensembles.save_ensemble([first, second], "mean", "both", runs_dir)
     at = app("explain", runs=saved.id)
     assert not at.exception
     alts = pictures_of(at)

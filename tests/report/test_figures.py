@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import curves, ensemble, metrics
+from engine.analysis import curves, ensemble, metrics, roles, subsets
 from engine.analysis.intervals import Estimate
 from engine.analysis.predictions import validate
 from engine.report import figures
@@ -71,10 +71,10 @@ def test_every_figure_is_drawn_in_both_themes(dark):
     result = metrics.outcome(table)
     line = lambda rows: [figures.Line("a", "A", rows, "#44AA99")]  # noqa: E731
     cube = ensemble.cube({f"m{k}": small_table(k) for k in range(3)})
-    found = ensemble.search(cube)
+    found = subsets.search(cube)
     from engine.analysis import diversity
 
-    audit = ensemble.audit_roles({"m0": None}, table)
+    audit = roles.audit_roles({"m0": None}, table)
     epochs = pd.DataFrame({"run": ["r"] * 4, "name": ["R"] * 4, "split": ["train", "val"] * 2, "epoch": [1, 1, 2, 2], "loss": [3, 4, 2, 3]})  # fmt: skip
     drawn = [
         figures.roc(line(curves.roc(result)), (0.1, 0.9), dark=dark),
@@ -100,6 +100,6 @@ def test_one_point_per_subset_knows_its_rank():
     cube = ensemble.cube({f"m{k}": small_table(k) for k in range(3)})
     from engine.analysis import diversity
 
-    fig = figures.accuracy_by_size(diversity.size_points(ensemble.search(cube)))
+    fig = figures.accuracy_by_size(diversity.size_points(subsets.search(cube)))
     ranks = [int(row[0]) for trace in fig.data if trace.customdata is not None for row in trace.customdata]
     assert sorted(ranks) == list(range(1, 15))

@@ -6,7 +6,7 @@ import pytest
 
 from engine.analysis.predictions import probabilities
 from engine.errors import PredictionsError, RunError
-from engine.runs import results
+from engine.runs import ensembles, results
 from engine.runs.folder import locate
 
 NAMES = [
@@ -79,7 +79,7 @@ def test_an_import_that_cannot_be_used_says_why_and_leaves_nothing(tmp_path, col
 
 def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(make_run, runs_dir):
     members = [make_run(name=str(seed), seed=seed) for seed in range(3)]
-    compared = results.ensemble_runs(members, "mean", name="together")
+    compared = ensembles.ensemble_runs(members, "mean", name="together")
     record = compared.as_record()
     assert [run["id"] for run in record["runs"]] == [*(member.id for member in members), record["id"]]
     saved = locate(runs_dir, record["id"])
@@ -88,20 +88,20 @@ def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(make_ru
     assert np.allclose(probabilities(saved.predictions("test").sort_values("image_id")), mean)
     assert saved.config().details["members"] == [member.id for member in members]
     assert saved.audit()["level"] == "clean"
-    again = results.ensemble_runs([saved, members[0]], "vote").as_record()
+    again = ensembles.ensemble_runs([saved, members[0]], "vote").as_record()
     assert again["runs"][-1]["n"] == len(tables[0])
 
 
 def test_without_a_name_nothing_is_saved(make_run, runs_dir):
     members = [make_run(seed=seed) for seed in range(2)]
     before = sorted(path.name for path in runs_dir.iterdir())
-    results.ensemble_runs(members, "vote")
+    ensembles.ensemble_runs(members, "vote")
     assert sorted(path.name for path in runs_dir.iterdir()) == before
 
 
 def test_accuracy_in_the_record_is_an_unrounded_fraction_of_its_matrix(make_run):
     members = [make_run(seed=seed) for seed in range(2)]
-    for run in results.ensemble_runs(members, "mean").as_record()["runs"]:
+    for run in ensembles.ensemble_runs(members, "mean").as_record()["runs"]:
         matrix = np.array(run["confusion"]["all"])
         assert run["accuracy"] == np.trace(matrix) / matrix.sum()
         assert (
@@ -119,7 +119,7 @@ def test_an_image_a_member_was_trained_on_is_never_scored(make_run):
     table["split"] = np.where(table["image_id"].isin(half), "train", table["split"])
     table.to_csv(second.path / "manifest.csv", index=False)
     common = set(first.predictions("test")["image_id"]) & set(second.predictions("test")["image_id"])
-    made = results.combine_runs([first, second])
+    made = ensembles.combine_runs([first, second])
     assert made.excluded >= len(half & common) > 0
     assert not set(made.table["image_id"]) & half
     assert made.audit["level"] == "leak"
@@ -129,7 +129,7 @@ def test_members_that_share_no_test_image_are_refused_with_the_reason(make_run, 
     source = write_csv(tmp_path / "p.csv", image_id=NAMES, prob_malignant=[0.5] * 8)
     other = results.import_predictions([source], "elsewhere", make_run().runs)
     with pytest.raises(PredictionsError, match="no image in common"):
-        results.combine_runs([make_run(), other])
+        ensembles.combine_runs([make_run(), other])
 
 
 def test_a_run_named_twice_is_refused(finished_run):
@@ -141,7 +141,7 @@ def test_a_deleted_member_leaves_the_ensemble_its_predictions(make_run, runs_dir
     from engine.runs.folder import delete
 
     members = [make_run(name=str(seed), seed=seed) for seed in range(2)]
-    saved = locate(runs_dir, results.ensemble_runs(members, "mean", name="both").as_record()["id"])
+    saved = locate(runs_dir, ensembles.ensemble_runs(members, "mean", name="both").as_record()["id"])
     delete(members[0])
     assert len(saved.predictions("test")) > 0
     assert not results.trained_on(saved).known
@@ -151,23 +151,23 @@ def test_a_deleted_member_leaves_the_ensemble_its_predictions(make_run, runs_dir
 
 def test_search_ranks_on_validation_and_covers_test_until_revealed(make_run):
     members = [make_run(name=str(seed), seed=seed, skill=skill) for seed, skill in enumerate((0.5, 1.5, 1.0))]
-    covered = results.search_ensembles(members).as_record()
+    covered = ensembles.search_ensembles(members).as_record()
     assert covered["tried"] == len(covered["search"]) == 14
     assert {row["split"] for row in covered["search"]} == {"val"}
     scores = [row["score"] for row in covered["search"]]
     assert scores == sorted(scores, reverse=True)
     assert covered["split"] == "val"
-    assert results.search_ensembles(members, reveal=True).as_record()["split"] == "test"
+    assert ensembles.search_ensembles(members, reveal=True).as_record()["split"] == "test"
 
 
 def test_fitted_methods_use_validation_and_refuse_without(make_run, tmp_path):
     members = [make_run(name=str(seed), seed=seed) for seed in range(2)]
-    weights = results.ensemble_runs(members, "stacking").as_record()["weights"]
+    weights = ensembles.ensemble_runs(members, "stacking").as_record()["weights"]
     assert len(weights) == 2
     source = write_csv(tmp_path / "p.csv", image_id=NAMES, prob_malignant=[0.5] * 8)
     lone = results.import_predictions([source], "no validation", members[0].runs)
     with pytest.raises(RunError, match="no predictions for val"):
-        results.combine_runs([lone], "stacking")
+        ensembles.combine_runs([lone], "stacking")
 
 
 def test_folds_of_one_model_pool_into_one_entry(make_run, runs_dir):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from engine.errors import AccessError, ShareError
+from engine.runs.ensembles import ensemble_runs
 from engine.runs.folder import RunFolder, run_folders
-from engine.runs.results import ensemble_runs
 from engine.share import access, bundle
 
 

@@ -1,0 +1,203 @@
+"""Who has seen what: which scored images and cases the members met before, and the warnings that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis.ensemble import METHODS, Combined, Cube
+from engine.errors import shorten
+
+
+@dataclass(frozen=True, eq=False)
+class RoleAudit:
+    """Which scored images and cases the members met before.
+
+    trained: image_id -> members trained on it (never scored). seen_cases: case -> members trained on it
+    (leakage badge). unknown: members whose training images are not known. table: a row per case, a column
+    per member with the roles its images had (`train`, `val`, `test`, joined by +; "" none; "?" unknown).
+    """
+
+    trained: dict[str, tuple[str, ...]]
+    seen_cases: dict[str, tuple[str, ...]]
+    unknown: tuple[str, ...]
+    table: pd.DataFrame
+    scored: int
+
+    @property
+    def excluded(self) -> list[str]:
+        """Images that must not be scored."""
+        return sorted(self.trained)
+
+    @property
+    def leaking(self) -> bool:
+        """Whether a scored case was seen in training: the red badge."""
+        return bool(self.seen_cases)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The audit in words, worst first."""
+        lines = []
+        if self.trained:
+            lines.append(
+                f"{len(self.trained):,} of {self.scored:,} images were in a member's training set and are not scored"
+            )
+        if self.seen_cases:
+            lines.append(
+                f"Leakage: {len(self.seen_cases):,} cases that are scored were seen in training by a member, "
+                f"for example {shorten(sorted(self.seen_cases))}"
+            )
+        if self.unknown:
+            lines.append(f"Unknown what was trained on: {shorten(list(self.unknown))}")
+        return lines or ["No member has seen a scored case in training"]
+
+
+def audit_roles(
+    manifests: Mapping[str, pd.DataFrame | None], scored: pd.DataFrame | Iterable[str]
+) -> RoleAudit:
+    """Audit members' manifests against the images to be scored.
+
+    Args:
+        manifests: member -> its manifest table (image_id, case, split; optional fold), None where unknown.
+        scored: the images to be scored: a table with image_id (and case; fold where tests are pooled), or ids.
+            With a fold in both, an image counts as trained on only in its own fold.
+    """
+    wanted = scored if isinstance(scored, pd.DataFrame) else pd.DataFrame({"image_id": list(scored)})
+    case_of = _case_lookup(manifests, wanted)
+    trained: dict[str, list[str]] = {}
+    seen: dict[str, list[str]] = {}
+    cases = sorted({case for case in map(case_of.get, wanted["image_id"].astype(str)) if case})
+    columns: dict[str, list[str]] = {"case": cases}
+    for member, manifest in manifests.items():
+        if manifest is None or "split" not in manifest.columns:
+            columns[member] = ["?"] * len(cases)
+            continue
+        for image in sorted(_trained_images(manifest, wanted)):
+            trained.setdefault(image, []).append(member)
+        known = _trained_cases(manifest, wanted, case_of)
+        for case in sorted(known):
+            seen.setdefault(case, []).append(member)
+        columns[member] = _case_roles(manifest, cases, case_of)
+    unknown = tuple(name for name, own in manifests.items() if own is None or "split" not in own.columns)
+    return RoleAudit(
+        {image: tuple(names) for image, names in trained.items()},
+        {case: tuple(names) for case, names in seen.items()},
+        unknown,
+        pd.DataFrame(columns),
+        len(wanted),
+    )
+
+
+def _case_lookup(manifests: Mapping[str, pd.DataFrame | None], wanted: pd.DataFrame) -> dict[str, str]:
+    lookup: dict[str, str] = {}
+    for table in [wanted, *[own for own in manifests.values() if own is not None]]:
+        if "case" in table.columns:
+            pairs = zip(table["image_id"].astype(str), table["case"].astype(str), strict=True)
+            lookup = {image: case for image, case in pairs if case} | lookup
+    return lookup
+
+
+def _paired_by_fold(manifest: pd.DataFrame, wanted: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The manifest and the scored images, fold by fold where both have folds."""
+    if "fold" not in manifest.columns or "fold" not in wanted.columns:
+        return [(manifest, wanted)]
+    own, other = manifest["fold"].astype(str), wanted["fold"].astype(str)
+    return [(manifest[own == text], wanted[other == text]) for text in other.unique()]
+
+
+def _trained_images(manifest: pd.DataFrame, wanted: pd.DataFrame) -> set[str]:
+    found: set[str] = set()
+    for own, images in _paired_by_fold(manifest, wanted):
+        found |= set(own.loc[own["split"] == "train", "image_id"].astype(str)) & set(
+            images["image_id"].astype(str)
+        )
+    return found
+
+
+def _trained_cases(manifest: pd.DataFrame, wanted: pd.DataFrame, case_of: Mapping[str, str]) -> set[str]:
+    found: set[str] = set()
+    for own, images in _paired_by_fold(manifest, wanted):
+        train = {case_of.get(image, "") for image in own.loc[own["split"] == "train", "image_id"].astype(str)}
+        found |= train & {case_of.get(image, "") for image in images["image_id"].astype(str)}
+    return found - {""}
+
+
+def _case_roles(manifest: pd.DataFrame, cases: list[str], case_of: Mapping[str, str]) -> list[str]:
+    case = [case_of.get(image, "") for image in manifest["image_id"].astype(str)]
+    roles: dict[str, set[str]] = {}
+    for name, split in zip(case, manifest["split"].astype(str), strict=True):
+        roles.setdefault(name, set()).add(split)
+    order = ("train", "val", "test")
+    return ["+".join(split for split in order if split in roles.get(name, ())) for name in cases]
+
+
+# --- warnings ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Caution:
+    """One warning about an ensemble. kind is machine-readable; serious ones get the badge."""
+
+    kind: str
+    message: str
+    serious: bool = field(default=False)
+
+
+def cautions(
+    source: Cube,
+    answer: Combined,
+    *,
+    audit: RoleAudit | None = None,
+    gain: tuple[float, float, float] | None = None,
+    chosen_on: str = "",
+    fitted_on: str = "",
+    fitted_weights: bool = False,
+) -> list[Caution]:
+    """The warnings of honest ensembling that apply.
+
+    gain: (difference to the best member, low, high). chosen_on / fitted_on: the split that members were
+    chosen on and the method was fitted on ("" = neither happened).
+    """
+    found: list[Caution] = []
+    if audit and audit.trained:
+        found.append(Caution("trained-on-scored", audit.sentences[0], True))
+    if audit and audit.seen_cases:
+        line = next(text for text in audit.sentences if text.startswith("Leakage"))
+        found.append(Caution("leakage", line, True))
+    if audit and audit.unknown:
+        found.append(
+            Caution("training-unknown", f"Unknown what was trained on: {shorten(list(audit.unknown))}")
+        )
+    if "test" in (chosen_on, fitted_on):
+        found.append(
+            Caution("selected-on-test", "Chosen or fitted on test: the test score is no longer a test", True)
+        )
+    if METHODS[answer.method].fitted and fitted_on and fitted_on == chosen_on:
+        text = f"The members were chosen on {chosen_on} and the method was fitted on it as well"
+        found.append(Caution("fitted-where-chosen", text))
+    if gain is not None and not np.isnan(gain[1]) and gain[1] <= 0 <= gain[2]:
+        text = (
+            f"The gain over the best member ({gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]) may be chance"
+        )
+        found.append(Caution("gain-within-interval", text))
+    if len(source) == 1:
+        found.append(Caution("one-member", "One member is not an ensemble: the result is that member"))
+    elif np.ptp(source.probs, axis=0).max() < 1e-9:
+        found.append(Caution("identical", "All members predict the same: combining them changes nothing"))
+    elif answer.weights.max() > 0.8:
+        name = source.ids[int(answer.weights.argmax())]
+        found.append(Caution("one-weight", f"{name} carries {answer.weights.max():.0%} of the weight"))
+    cases = source.frame.loc[source.frame["case"] != "", "case"].nunique()
+    if 0 < cases < 30:
+        found.append(
+            Caution(
+                "few-cases", f"Only {cases} cases are scored: differences this small set can show are large"
+            )
+        )
+    if answer.ties:
+        text = f"{answer.ties:,} of {len(answer.tied):,} votes tied"
+        found.append(Caution("ties", text))
+    return found
