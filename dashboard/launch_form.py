@@ -121,29 +121,6 @@ def first_config(data_root: str) -> RunConfig:
     return config
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """`0, 1, 2` or `0-4` -> seeds.
-
-    Raises:
-        ConfigError: not whole numbers, or more than 100.
-    """
-    seeds: list[int] = []
-    for part in text.replace(";", ",").split(","):
-        part = part.strip()
-        if not part:
-            continue
-        low, dash, high = part.partition("-")
-        if not (low.strip().isdigit() and (not dash or high.strip().isdigit())):
-            raise ConfigError("Seeds are whole numbers", found=part, remedy="Give them like 0, 1, 2 or 0-4")
-        start, end = int(low), int(high) if dash else int(low)
-        if end - start > 100 or len(seeds) > 100:
-            raise ConfigError("That many seeds are no experiment", found=part, remedy="Give at most 100")
-        seeds += range(start, end + 1)
-    if not seeds:
-        raise ConfigError("No seed is given", remedy="Give at least one, like 0")
-    return tuple(dict.fromkeys(seeds))
-
-
 # --- doubts --------------------------------------------------------------------------------------------
 def doubts(config: RunConfig, ready: Prepared | None, models: Sequence[str]) -> list[str]:
     """What may be meant, but should be meant: each a sentence. They can be overridden; errors can't."""

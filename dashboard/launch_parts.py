@@ -367,7 +367,7 @@ def _training(start: Draft):
         )
     seeds: tuple[int, ...] = ()
     try:
-        seeds = launch_form.parse_seeds(seeds_text)
+        seeds = launch.parse_numbers(seeds_text)
     except ConfigError as error:
         widgets.show_error(error)
     device = _device(now.device)
@@ -505,16 +505,7 @@ def plan(draft: Draft) -> tuple[list[RunConfig], list[EngineError]]:
                 remedy=f"Start at most {MAX_RUNS}",
             )
         )
-    seen: dict[str, EngineError] = {}
-    checked: set[tuple] = set()
-    for config in planned:
-        same = (config.model, config.data)
-        if same in checked:  # seeds do not change what can be wrong
-            continue
-        checked.add(same)
-        for error in cached.problems(config):
-            seen.setdefault(str(error), error)
-    return planned, [*problems, *seen.values()]
+    return planned, [*problems, *launch.all_problems(planned, cached.problems)]
 
 
 def _to_url(draft: Draft) -> None:

@@ -128,6 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = add(name, run, text, runs=True, as_json=True)
         _add_run_options(command)
+        command.add_argument("--folds", metavar="N,N", help="several folds at once: 0,1,2 or 0-4")
+        command.add_argument("--seeds", metavar="N,N", help="several seeds at once: 0,1,2 or 0-4")
+        if name == "start":
+            command.add_argument(
+                "--executor",
+                default="local",
+                choices=("local", "ray"),
+                help="this machine, or the cluster that `cluster` connected",
+            )
+            command.add_argument(
+                "--check",
+                action="store_true",
+                help="first try everything a run needs there, and start nothing when it is not so",
+            )
 
     add("runs", _runs, "List all runs, newest first.", runs=True, as_json=True)
     for name, run, text in (
@@ -146,6 +160,50 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--wait", type=float, default=0.0, metavar="S", help="wait so many seconds for it to end"
             )
+
+    command = add(
+        "label", _label, "Name, tag or annotate a run; its id and its links stay.", runs=True, as_json=True
+    )
+    command.add_argument("id", metavar="ID")
+    command.add_argument("--name", metavar="LABEL", help="a label for people")
+    command.add_argument("--tags", type=_listed, metavar="TAG,TAG", help="its tags from now on")
+    command.add_argument("--notes", metavar="TEXT", help="its notes from now on")
+
+    command = add(
+        "queue",
+        _queue,
+        "Show the queue; move, hold, release or prioritise a waiting run.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("id", metavar="ID", nargs="?", help="a run that waits")
+    command.add_argument("--to", type=int, metavar="PLACE", help="put it at this place; 0 is next")
+    command.add_argument(
+        "--priority", type=int, metavar="N", help="runs of higher priority start first; 0 unless given"
+    )
+    command.add_argument("--hold", action="store_true", help="hold it back until it is released")
+    command.add_argument("--release", action="store_true", help="let a held run go")
+    command.add_argument(
+        "--auto-resume", "--auto_resume", choices=("on", "off"), help="resume interrupted runs by themselves"
+    )
+
+    command = add(
+        "trash",
+        _trash,
+        "List the deleted runs of a runs folder, or delete them for good.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("--empty", action="store_true", help="delete them for good; this cannot be undone")
+
+    command = add(
+        "cluster",
+        _cluster,
+        "Connect a runs folder to a Ray cluster, or show its cluster; --check tries everything a run needs there.",
+        runs=True,
+        as_json=True,
+    )
+    _add_cluster_options(command)
 
     command = add(
         "import",
@@ -406,6 +464,26 @@ def _add_option(command: argparse.ArgumentParser, group: type, name: str) -> Non
     command.add_argument(*names, **words)
 
 
+def _add_cluster_options(command: argparse.ArgumentParser) -> None:
+    from engine.runs.executors import jobs
+
+    for item in jobs.settings():
+        kind = type(item.default)
+        command.add_argument(
+            item.metadata["flag"],
+            dest=f"cluster_{item.name}",
+            type=kind,
+            metavar=item.name.upper(),
+            help=item.metadata["help"],
+        )
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="have a node answer a question through the shared folder; exit 1 when it cannot be used",
+    )
+    command.add_argument("--disconnect", action="store_true", help="forget it; what runs there runs on")
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -550,8 +628,13 @@ def _plan(given: argparse.Namespace) -> list[RunConfig]:
     """The runs that the flags ask for, all checked before the first one starts."""
     from engine.runs import launch
 
-    configs = launch.plan(_config(given), models=[given.model])
-    found = launch.problems(configs[0])
+    configs = launch.plan(
+        _config(given),
+        models=_listed(given.model),
+        folds=launch.parse_numbers(given.folds, "Folds") if given.folds else (),
+        seeds=launch.parse_numbers(given.seeds) if given.seeds else (),
+    )
+    found = launch.all_problems(configs)
     for error in found[:-1]:
         _say(f"Error: {error}")
     if found:
@@ -613,10 +696,62 @@ def _duration(seconds: float) -> str:
 
 
 def _start(given: argparse.Namespace) -> int:
-    from engine.runs import launch
+    from engine.runs import commands, executors, launch
 
-    ids = [launch.start(config, given.runs).id for config in _plan(given)]
+    configs = _plan(given)
+    if given.check:
+        record, text = commands.checks_record(executors.find(given.executor).check_up(given.runs))
+        _say(text)
+        if not record["good"]:
+            return 1
+    ids = [folder.id for folder in launch.start_all(configs, given.runs, executor=given.executor)]
     _answer(given, {"id": ids[0]} if len(ids) == 1 else {"id": ids[0], "ids": ids}, "\n".join(ids))
+    return 0
+
+
+def _label(given: argparse.Namespace) -> int:
+    from engine.runs import commands
+
+    _answer(given, *commands.write_label(_locate(given), name=given.name, tags=given.tags, notes=given.notes))
+    return 0
+
+
+def _queue(given: argparse.Namespace) -> int:
+    from engine.runs import commands, launch
+
+    if given.auto_resume:
+        launch.auto_resume(given.runs, given.auto_resume == "on")
+    if given.id:
+        commands.change_queue(
+            given.runs, given.id, to=given.to, hold=given.hold, release=given.release, priority=given.priority
+        )
+    _answer(given, *commands.queue_record(given.runs))
+    return 0
+
+
+def _trash(given: argparse.Namespace) -> int:
+    from engine.runs import commands
+
+    _answer(given, *commands.trash_record(given.runs, empty=given.empty))
+    return 0
+
+
+def _cluster(given: argparse.Namespace) -> int:
+    from engine.runs import commands
+    from engine.runs.executors import jobs, ray
+
+    if given.disconnect:
+        jobs.disconnect(given.runs)
+        _answer(given, {"cluster": None}, "Disconnected; what runs there runs on.")
+        return 0
+    values = {item.name: getattr(given, f"cluster_{item.name}") for item in jobs.settings()}
+    if any(value is not None for value in values.values()):
+        commands.connect_cluster(given.runs, values)
+    if given.check:
+        record, text = commands.checks_record(ray.check_up(given.runs))
+        _answer(given, record, text)
+        return 0 if record["good"] else 1
+    _answer(given, *commands.cluster_record(given.runs))
     return 0
 
 
@@ -714,10 +849,10 @@ def _resume(given: argparse.Namespace) -> int:
 
 
 def _delete(given: argparse.Namespace) -> int:
-    from engine.runs.folder import delete
+    from engine.runs import launch
 
     folder = _locate(given)
-    delete(folder)
+    launch.delete(folder)
     _answer(given, {"id": folder.id}, f"Moved to the trash: {folder.id} (restore brings it back)")
     return 0
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,24 @@ def problems(config: RunConfig, manifest: Manifest | None = None) -> list[Engine
     return found
 
 
+def all_problems(
+    configs: Sequence[RunConfig], find: Callable[[RunConfig], list[EngineError]] = problems
+) -> list[EngineError]:
+    """The problems of several runs, each once; seeds do not change what can be wrong.
+
+    Args:
+        find: `problems`, or the same on what a caller has loaded already.
+    """
+    seen: dict[str, EngineError] = {}
+    checked: set[tuple] = set()
+    for config in configs:
+        if (same := (config.model, config.data)) not in checked:
+            checked.add(same)
+            for error in find(config):
+                seen.setdefault(str(error), error)
+    return list(seen.values())
+
+
 def plan(
     config: RunConfig,
     *,
@@ -155,6 +173,31 @@ def plan(
     return runs
 
 
+def parse_numbers(text: str, what: str = "Seeds") -> tuple[int, ...]:
+    """`0, 1, 2` or `0-4` -> the numbers, each once: how folds and seeds of a launch are written.
+
+    Raises:
+        ConfigError: not whole numbers, none, or more than 100.
+    """
+    found: list[int] = []
+    for part in text.replace(";", ",").split(","):
+        part = part.strip()
+        if not part:
+            continue
+        low, dash, high = part.partition("-")
+        if not (low.strip().isdigit() and (not dash or high.strip().isdigit())):
+            raise ConfigError(f"{what} are whole numbers", found=part, remedy="Give them like 0, 1, 2 or 0-4")
+        start, end = int(low), int(high) if dash else int(low)
+        if end - start > 100 or len(found) > 100:
+            raise ConfigError(
+                f"That many {what.lower()} are no experiment", found=part, remedy="Give at most 100"
+            )
+        found += range(start, end + 1)
+    if not found:
+        raise ConfigError(f"No {what.lower().removesuffix('s')} is given", remedy="Give at least one, like 0")
+    return tuple(dict.fromkeys(found))
+
+
 def prepare(
     config: RunConfig,
     runs: Path,
@@ -170,8 +213,7 @@ def prepare(
         EngineError: the first of `problems`; nothing is then left behind.
     """
     who = access.require_editor("launch runs")
-    executors.find(executor)
-    for error in value_problems(config):
+    for error in [*executors.find(executor).problems(runs), *value_problems(config)]:
         raise error
     ready = prepare_data(config, manifest)
     root = str(Path(config.data.root).expanduser().resolve())
@@ -210,7 +252,7 @@ def start_all(configs: list[RunConfig], runs: Path, *, executor: str = LOCAL) ->
     for config in configs:
         root = config.data.root
         cache.setdefault(root, load_dataset(Path(root).expanduser()))
-        for error in problems(config, cache[root]):
+        for error in [*executors.find(executor).problems(runs), *problems(config, cache[root])]:
             raise error
     return [start(config, runs, manifest=cache[config.data.root], executor=executor) for config in configs]
 
@@ -346,23 +388,41 @@ def wait(folder: RunFolder, timeout_s: float = float("inf"), every_s: float = 0.
     return state
 
 
-def command_line(config: RunConfig, command: str = "start") -> str:
-    """The command that launches this configuration: every value that is not the default, shell-quoted."""
+def command_line(
+    config: RunConfig,
+    command: str = "start",
+    *,
+    models: Sequence[str] = (),
+    folds: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+    executor: str = LOCAL,
+) -> str:
+    """The command that launches this configuration: every value that is not the default, shell-quoted.
+
+    Args:
+        models, folds, seeds: of a launch of several runs (see `plan`); those of the configuration unless given.
+    """
     words = ["python", "-m", "engine", command]
+    several = {"--model": models, "--fold": folds, "--seed": seeds}
     for group, item in options():
         holder = next(
             (part for part in (config.data, config.model, config.training, config) if type(part) is group),
             config,
         )
         value = getattr(holder, item.name)
+        flag = item.metadata["flag"]
+        if len(several.get(flag, ())) > 1:
+            words += [flag if flag == "--model" else f"{flag}s", ",".join(map(str, several[flag]))]
+            continue
         default = item.default if item.default is not dataclasses.MISSING else None
         if value == default or value in ("", ()):
             continue
-        flag = item.metadata["flag"]
         if isinstance(value, bool):
             words.append(flag)
         else:
             words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    if executor != LOCAL:
+        words += ["--executor", executor]
     return shlex.join(words)
 
 

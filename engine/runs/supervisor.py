@@ -159,11 +159,12 @@ class Supervisor:
         busy_at = time.monotonic()
         reconciled_at = float("-inf")
         ending = threading.Event()
-        thread = self._watch_cluster(ending)
+        thread: threading.Thread | None = None
         try:
             while self.runs.is_dir():
                 wait_s = LOOK_EVERY_S
                 try:
+                    thread = thread or self._watch_cluster(ending)  # it may be connected at any time
                     if time.monotonic() - reconciled_at > RECONCILE_EVERY_S:
                         self._reconcile()
                         reconciled_at = time.monotonic()

@@ -6,6 +6,7 @@ from dashboard import forecast, launch_form
 from engine.data.audit import audit
 from engine.data.splits import SplitSpec, make_split, split_hash
 from engine.errors import ConfigError
+from engine.runs import launch
 from engine.runs.config import RunConfig
 from engine.runs.launch import Prepared
 
@@ -47,10 +48,10 @@ def test_every_field_of_the_form_has_a_parameter_of_its_own():
 
 
 def test_seeds_are_numbers_and_ranges():
-    assert launch_form.parse_seeds("0, 2, 2; 4-6") == (0, 2, 4, 5, 6)
+    assert launch.parse_numbers("0, 2, 2; 4-6") == (0, 2, 4, 5, 6)
     for text in ("", "a", "1.5", "-3", "0-5000"):
         with pytest.raises(ConfigError):
-            launch_form.parse_seeds(text)
+            launch.parse_numbers(text)
 
 
 @pytest.fixture

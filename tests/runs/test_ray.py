@@ -9,140 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pretend
 import pytest
+from jobs_head import TOKEN
 
 from engine.errors import ConfigError, RunError
 from engine.runs import launch, supervisor
-from engine.runs.executors import local, preflight, ray
-from engine.runs.executors.ray import Cluster, Keeper
+from engine.runs.executors import CLUSTER_FILE, local, preflight, ray
+from engine.runs.executors.jobs import Cluster, Jobs, connect
+from engine.runs.executors.ray import Keeper
 from engine.runs.folder import START_GRACE_S
 from engine.runs.queue import Queue
-
-TOKEN = "a-token"
-
-
-class Head:
-    """A Ray head as its Jobs API behaves in 2.60, with faults to switch on.
-
-    `auto` runs entrypoints at once as real processes; otherwise jobs stay PENDING until `begin`.
-    """
-
-    def __init__(self):
-        self.jobs: dict[str, dict] = {}
-        self.processes: dict[str, subprocess.Popen] = {}
-        self.requests: list[tuple[str, str]] = []
-        self.faults: dict[str, object] = {}
-        self.auto = True
-        self.nodes = {"a": {"CPU": [0.0, 1.0]}, "b": {"CPU": [0.0, 1.0]}}
-        head = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                head.answer(self, "GET")
-
-            def do_POST(self):
-                head.answer(self, "POST")
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.kill()
-            process.wait(5)
-
-    # -- what a test does to it --------------------------------------------------------------
-    def begin(self, name: str) -> None:
-        job = self.jobs[name]
-        job["status"] = "RUNNING"
-        self.processes[name] = subprocess.Popen(
-            ["sh", "-c", job["entrypoint"]],
-            cwd=local.ROOT,
-            start_new_session=True,
-            env={**local.os.environ, **job["runtime_env"]["env_vars"]},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def look(self) -> None:
-        """Give ended processes the status that Ray gives them."""
-        for name, process in self.processes.items():
-            job = self.jobs[name]
-            if job["status"] == "RUNNING" and process.poll() is not None:
-                good = process.returncode == 0
-                job["status"] = "SUCCEEDED" if good else "FAILED"
-                job["message"] = (
-                    ""
-                    if good
-                    else f"Job entrypoint command failed with exit code {process.returncode}, last logs: ..."
-                )
-
-    # -- what it answers ---------------------------------------------------------------------
-    def answer(self, http, method: str) -> None:
-        path = http.path
-        self.requests.append((method, path))
-        body = http.rfile.read(int(http.headers.get("Content-Length") or 0))
-        if http.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self.say(http, 401, "Unauthorized: Missing authentication token")
-        if fault := self.faults.get(f"{method} {path}") or self.faults.get(method):
-            if fault == "drop":
-                http.connection.close()
-                return None
-            if fault == "late":  # done, but the answer is lost
-                self.submit(json.loads(body))
-                http.connection.close()
-                return None
-            return self.say(http, *fault)
-        if path == "/api/version":
-            return self.say(http, 200, {"version": "4", "ray_version": "2.60.0"})
-        if path == "/api/cluster_status":
-            report = {"loadMetricsReport": {"usageByNode": self.nodes}}
-            return self.say(http, 200, {"result": True, "data": {"clusterStatus": report}})
-        if method == "POST" and path == "/api/jobs/":
-            return self.say(http, *self.submit(json.loads(body)))
-        name = path.removeprefix("/api/jobs/").removesuffix("/stop")
-        self.look()
-        if name not in self.jobs:
-            return self.say(http, 404, f"Job {name} does not exist")
-        if path.endswith("/stop"):
-            if self.jobs[name]["status"] == "RUNNING":  # a pending job stays as it is
-                self.processes[name].kill()
-                self.jobs[name]["status"] = "STOPPED"
-            return self.say(http, 200, {"stopped": True})
-        return self.say(http, 200, {"type": "SUBMISSION", "submission_id": name, **self.jobs[name]})
-
-    def submit(self, body: dict) -> tuple[int, object]:
-        name = body["submission_id"]
-        if name in self.jobs:
-            return 500, f"Traceback\nValueError: Job with submission_id {name} already exists."
-        self.jobs[name] = {"status": "PENDING", "message": "", **body}
-        if self.auto:
-            self.begin(name)
-        return 200, {"submission_id": name}
-
-    def say(self, http, code: int, what: object) -> None:
-        data = (what if isinstance(what, str) else json.dumps(what)).encode()
-        http.send_response(code)
-        http.send_header("Content-Length", str(len(data)))
-        http.end_headers()
-        http.wfile.write(data)
-
-
-@pytest.fixture
-def head(machine, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    monkeypatch.setattr(ray, "entrypoint", lambda cluster, folder: shlex.join(pretend.worker_command(folder)))
-    monkeypatch.setattr(ray, "TIMEOUT_S", (1.0, 5.0))
-    found = Head()
-    ray.connect(machine.runs, Cluster(found.address))
-    yield found
-    found.close()
 
 
 def queued(machine, name="run", **details):
@@ -184,7 +59,7 @@ def test_the_job_has_its_stop_time_its_path_and_its_resources(machine, head):
     assert job["runtime_env"]["env_vars"]["PYTHONPATH"] == str(local.ROOT)
     assert (job["entrypoint_num_cpus"], job["entrypoint_num_gpus"]) == (1.0, 0.0)
     assert TOKEN not in json.dumps(job)
-    assert TOKEN not in (machine.runs / ray.CLUSTER_FILE).read_text()
+    assert TOKEN not in (machine.runs / CLUSTER_FILE).read_text()
     assert run.state() == "starting"
 
 
@@ -419,7 +294,7 @@ def test_no_room_means_nothing_is_submitted(machine, head, nodes):
 
 def test_room_is_counted_in_whole_runs_per_node(machine, head):
     head.nodes = {"a": {"CPU": [0.5, 8.0], "GPU": [1.0, 4.0]}, "b": {"CPU": [0, 3.0]}}
-    jobs = ray.Jobs(Cluster(head.address))
+    jobs = Jobs(Cluster(head.address))
     assert jobs.room(Cluster(head.address, cpus=2, gpus=1)) == (3, 4)
     assert jobs.room(Cluster(head.address, cpus=2)) == (4, 5)
 
@@ -428,25 +303,25 @@ def test_room_is_counted_in_whole_runs_per_node(machine, head):
 def test_a_strange_answer_is_not_believed(machine, head, body):
     head.faults["GET"] = (200, body)
     with pytest.raises(RunError, match="something unexpected"):
-        ray.Jobs(Cluster(head.address)).job("x")
+        Jobs(Cluster(head.address)).job("x")
 
 
 @pytest.mark.parametrize("address", ["", "head:8265", "ftp://head", "http://user:pass@head", "file:///etc"])
 def test_an_address_that_is_none_is_refused(machine, address, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     with pytest.raises(ConfigError, match="no address"):
-        ray.connect(machine.runs, Cluster(address))
+        connect(machine.runs, Cluster(address))
 
 
 def test_a_redirect_does_not_carry_the_token_away(machine, head):
     head.faults["GET"] = (302, "moved")
     with pytest.raises(RunError, match="HTTP 302"):
-        ray.Jobs(Cluster(head.address)).version()
+        Jobs(Cluster(head.address)).version()
 
 
 @pytest.mark.slow
 def test_check_up_asks_a_node_through_the_shared_folder(machine, head):
-    ray.connect(machine.runs, Cluster(head.address, python=pretend.sys.executable))
+    connect(machine.runs, Cluster(head.address, python=pretend.sys.executable))
     checks = ray.check_up(machine.runs)
     assert [check.name for check in checks] == ["reachable", "room", "shared folder", "locks", "same program"]
     assert all(check.good for check in checks[:-1]), checks  # the last one: the commit may have moved on
@@ -454,7 +329,7 @@ def test_check_up_asks_a_node_through_the_shared_folder(machine, head):
 
 
 def test_a_node_that_does_not_see_the_folder_is_found_out(machine, head, tmp_path):
-    ray.connect(machine.runs, Cluster(head.address, python=pretend.sys.executable, runs=str(tmp_path / "x")))
+    connect(machine.runs, Cluster(head.address, python=pretend.sys.executable, runs=str(tmp_path / "x")))
     checks = ray.check_up(machine.runs, timeout_s=20)
     assert (checks[-1].name, checks[-1].good) == ("shared folder", False)
     assert "exit code 1" in checks[-1].found
@@ -462,7 +337,7 @@ def test_a_node_that_does_not_see_the_folder_is_found_out(machine, head, tmp_pat
 
 def test_a_file_system_that_keeps_its_locks_to_itself_is_found_out(machine, head, monkeypatch):
     monkeypatch.setattr(ray, "lock_is_held", lambda path: False)
-    ray.connect(machine.runs, Cluster(head.address, python=pretend.sys.executable))
+    connect(machine.runs, Cluster(head.address, python=pretend.sys.executable))
     found = {check.name: check for check in ray.check_up(machine.runs)}
     assert not found["locks"].good
     assert "NFS 4" in found["locks"].found

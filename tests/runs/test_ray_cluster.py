@@ -18,22 +18,29 @@ import requests
 
 from engine.runs import launch
 from engine.runs.executors import ray
-from engine.runs.executors.ray import Cluster
+from engine.runs.executors.jobs import Cluster, Jobs, cluster_of, connect
 from engine.runs.queue import Queue
 
 RAY = shutil.which("ray") or shutil.which("ray", path=str(Path(sys.executable).parent))
 TOKEN = "token-of-the-test"
 PORT, DASHBOARD = 27379, 28265
 
+REQUIRED = os.environ.get("REQUIRE_RAY") == "1"
+
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(RAY is None, reason="ray is not installed (pip install -r requirements-cluster.txt)"),
+    pytest.mark.skipif(
+        RAY is None and not REQUIRED, reason="ray is not installed (pip install -r requirements-cluster.txt)"
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
     """A head and a second node, one core each; token required."""
+    assert RAY is not None, (
+        "REQUIRE_RAY=1, but there is no command ray (pip install -r requirements-cluster.txt)"
+    )
     # Sockets live below it, and their paths may not exceed 107 characters.
     place = Path("/tmp") / f"ray{os.getpid()}"
     environment = {
@@ -68,9 +75,9 @@ def nodes(tmp_path_factory):
 @pytest.fixture
 def cluster(machine, nodes, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    ray.connect(machine.runs, Cluster(nodes, python=sys.executable))
-    jobs = ray.Jobs(ray.cluster_of(machine.runs))
-    machine.until(lambda: jobs.room(ray.cluster_of(machine.runs)) == (2, 2), 120)
+    connect(machine.runs, Cluster(nodes, python=sys.executable))
+    jobs = Jobs(cluster_of(machine.runs))
+    machine.until(lambda: jobs.room(cluster_of(machine.runs)) == (2, 2), 120)
     return machine
 
 
@@ -138,7 +145,8 @@ def test_two_nodes_work_stop_resume_and_survive_the_loss_of_one(cluster, nodes, 
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray Train needs ray in this very environment"
+    importlib.util.find_spec("ray") is None and not REQUIRED,
+    reason="Ray Train needs ray in this very environment",
 )
 def test_one_run_is_trained_by_two_nodes_together(nodes, tmp_path, monkeypatch):
     """A real network, a real training loop, gradients averaged over two processes; one run folder."""
@@ -156,7 +164,7 @@ def test_one_run_is_trained_by_two_nodes_together(nodes, tmp_path, monkeypatch):
         training__batch_size=4,
     )
     run.write_status(ray.Status(executor="ray").moved("queued"))
-    ray.connect(runs, Cluster(nodes, python=sys.executable, processes=2))
+    connect(runs, Cluster(nodes, python=sys.executable, processes=2))
     Queue(runs).add(run.id, wants="ray")
     keeper = ray.Keeper(runs)
     end = time.monotonic() + 420

@@ -9,17 +9,59 @@ from __future__ import annotations
 
 import importlib
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from engine.errors import ConfigError, RunError
+from engine.errors import ConfigError, EngineError, RunError
 from engine.runs.folder import BUSY, LOCAL, RunFolder
 
 CLUSTER_FILE = ".cluster.json"
+CONTACT_FILE = ".cluster-contact.json"
+# What an executor says of a job; ABSENT = it knows of none, UNKNOWN_JOB = it cannot be asked.
+PENDING, RUNNING, JOB_STOPPED, SUCCEEDED, JOB_FAILED = "PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"
+ABSENT, UNKNOWN_JOB = "ABSENT", "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an executor says of a run's job, and the reason where it gives one."""
+
+    state: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried before the first run: whether it is good, and what was found."""
+
+    name: str
+    good: bool
+    found: str
 
 
 class Executor(Protocol):
-    """What an executor can do; all of it answers fast and none of it trains."""
+    """What an executor can do. None of it trains, and only `check_up` takes longer than a request."""
+
+    def problems(self, runs: Path) -> list[EngineError]:
+        """What keeps a run from being handed to it and can be told at once; empty = it can be."""
+        ...
+
+    def check_up(self, runs: Path) -> list[Check]:
+        """Try everything a run needs, for real, before the first one is sent."""
+        ...
+
+    def capacity(self, runs: Path) -> list[str]:
+        """Its slots, one run each."""
+        ...
+
+    def submit(self, folder: RunFolder, slot: str) -> None:
+        """Start the worker of a run in a slot; to do it twice starts it once (the run's lock is the fence)."""
+        ...
+
+    def state(self, folder: RunFolder) -> Job:
+        """What it says of a run's job; never raises: what cannot be asked is UNKNOWN_JOB."""
+        ...
 
     def stop(self, folder: RunFolder, *, kill: bool = False) -> None:
         """Ask the worker to stop at its next step; `kill` ends it without asking."""

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import RunError
+from filelock import FileLock
+
+from engine.errors import EngineError, RunError
 from engine.runs import resources
-from engine.runs.folder import STARTING, WORKING, RunFolder, boot_id
+from engine.runs.executors import ABSENT, RUNNING, Check, Job
+from engine.runs.folder import STARTING, WORKING, RunFolder, boot_id, lock_is_held, writing
 
 if TYPE_CHECKING:
     import psutil
@@ -57,9 +60,40 @@ def slots() -> dict[str, tuple[str, ...]]:
     return {**of_gpus, CPU_SLOT: ("cpu",)}
 
 
-def capacity() -> list[str]:
+def capacity(runs: Path | None = None) -> list[str]:
     """The slots of this machine."""
     return list(slots())
+
+
+def problems(runs: Path) -> list[EngineError]:
+    """None that could be told without trying: a runs folder that cannot be written says so when it is."""
+    return []
+
+
+def check_up(runs: Path) -> list[Check]:
+    """The runs folder can be written, its locks are seen by another look, there is a slot."""
+    place = Path(runs) / f".check-{os.getpid()}"
+    try:
+        with writing("The runs folder cannot be written"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(place, timeout=5):
+                held = lock_is_held(place)
+    except RunError as error:
+        return [Check("runs folder", False, str(error))]
+    finally:
+        with contextlib.suppress(OSError):
+            place.unlink(missing_ok=True)
+    seen = "a lock taken here is seen" if held else "a lock taken here is not seen: use another file system"
+    return [
+        Check("runs folder", True, f"{runs} can be written"),
+        Check("locks", held, seen),
+        Check("room", True, ", ".join(capacity())),
+    ]
+
+
+def state(folder: RunFolder) -> Job:
+    """The lock is the only sign of life: held = RUNNING."""
+    return Job(RUNNING if folder.is_alive() else ABSENT)
 
 
 def devices(runs: Path | None = None) -> list[LocalDevice]:

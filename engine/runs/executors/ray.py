@@ -11,29 +11,33 @@ folder is silent. Learned from Ray 2.60, and answered here:
 - submitting an id twice answers 500: ask for the job, and take its existence as success;
 - the head may be gone while jobs run on: that is "no contact since", never "failed";
 - the entrypoint is a shell string: it is joined from an id and the settings with shlex.
-
-The settings are in `.cluster.json` of the runs folder, the token is not: it comes from RAY_AUTH_TOKEN, the
-file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import secrets
 import shlex
 import shutil
 import threading
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlsplit
 
 from engine import files
-from engine.errors import ConfigError, EngineError, RunError
-from engine.runs.executors import CLUSTER_FILE, preflight
+from engine.errors import EngineError, RunError
+from engine.runs.executors import (
+    ABSENT,
+    CONTACT_FILE,
+    JOB_FAILED,
+    PENDING,
+    RUNNING,
+    UNKNOWN_JOB,
+    Check,
+    Job,
+    preflight,
+)
+from engine.runs.executors.jobs import Cluster, Jobs, cluster_of, token
 from engine.runs.folder import (
     FAILED,
     ID_PATTERN,
@@ -51,260 +55,23 @@ from engine.runs.folder import (
 )
 from engine.runs.queue import Entry, Queue, requeue
 
-CONTACT_FILE = ".cluster-contact.json"
 NAME = "ray"
 STOP_WAIT_S = 120
 """How long Ray waits between SIGTERM and SIGKILL: a checkpoint has to be written in it."""
-TIMEOUT_S = (3.05, 15.0)
 LOOK_EVERY_S = 5.0
+TELL_EVERY_S = 30.0
 PREFLIGHT_S = 90.0
 MAX_SLOTS = 256
-PENDING, RUNNING, JOB_STOPPED, SUCCEEDED, JOB_FAILED = "PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"
-ABSENT = "ABSENT"
-STATES = (PENDING, RUNNING, JOB_STOPPED, SUCCEEDED, JOB_FAILED)
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """How a runs folder reaches its cluster."""
-
-    address: str
-    """Of the head's dashboard: http://head:8265."""
-    runs: str = ""
-    """The runs folder as the nodes see it; the same path unless given."""
-    root: str = ""
-    """This repository as the nodes see it; the same path unless given."""
-    python: str = "python"
-    """The interpreter on the nodes that has requirements.txt installed."""
-    cpus: float = 1.0
-    gpus: float = 0.0
-    """What one run gets, or each process of one that has several."""
-    processes: int = 1
-    """Processes of one run, spread over the nodes by Ray Train; the nodes then need ray[train]."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the cluster says of a job: one of STATES, ABSENT, or UNKNOWN when it cannot be asked."""
-
-    state: str
-    message: str = ""
 
 
 @dataclass(frozen=True)
 class Contact:
-    """Whether the cluster answers; `since` is when that began (seconds since 1970)."""
+    """Whether the cluster answers; `since` is when that began, `at` when it was last asked (seconds since 1970)."""
 
     ok: bool
     since: float
     message: str = ""
-
-
-# -- settings ---------------------------------------------------------------------------------------
-
-
-def connect(runs: Path, cluster: Cluster) -> None:
-    """Connect a runs folder to a cluster (then `preflight` it).
-
-    Raises:
-        ConfigError: the address is none, or there is no token.
-        RunError: the settings cannot be written.
-    """
-    _check(cluster)
-    token()
-    with writing("The cluster's settings cannot be written"):
-        files.write_json(Path(runs) / CLUSTER_FILE, asdict(cluster))
-
-
-def disconnect(runs: Path) -> None:
-    """Forget the cluster; jobs that run there run on."""
-    with writing("The cluster's settings cannot be removed"):
-        (Path(runs) / CLUSTER_FILE).unlink(missing_ok=True)
-
-
-def cluster_of(runs: Path) -> Cluster:
-    """The cluster of a runs folder.
-
-    Raises:
-        ConfigError: it is connected to none, or the settings cannot be read.
-    """
-    record = files.read_json(Path(runs) / CLUSTER_FILE)
-    if record is None:
-        raise ConfigError(
-            "This runs folder is connected to no cluster",
-            found=f"no readable {CLUSTER_FILE} in {runs}",
-            remedy='Write one: {"address": "http://head:8265"}',
-        )
-    known = {item.name: record[item.name] for item in fields(Cluster) if item.name in record}
-    try:
-        cluster = Cluster(**known)
-    except TypeError as error:
-        raise ConfigError(
-            f"{CLUSTER_FILE} cannot be read", found=str(error), remedy="Give an address"
-        ) from error
-    _check(cluster)
-    return cluster
-
-
-def _check(cluster: Cluster) -> None:
-    parts = urlsplit(str(cluster.address))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-        raise ConfigError(
-            "This is no address of a cluster",
-            found=str(cluster.address)[:80],
-            remedy="Give http://host:8265, the dashboard of its head",
-        )
-    for name in ("cpus", "gpus", "processes"):
-        value = getattr(cluster, name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1024:
-            raise ConfigError(
-                f"{name} of the cluster is out of range", found=str(value), remedy="Give 0 to 1024"
-            )
-
-
-def token() -> str:
-    """The bearer token.
-
-    Raises:
-        ConfigError: there is none. A cluster without one runs anybody's code, so it is refused.
-    """
-    value = os.environ.get("RAY_AUTH_TOKEN", "").strip()
-    if not value:
-        source = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-        with contextlib.suppress(OSError):
-            value = source.read_text(encoding="ascii").strip()
-    if not value:
-        raise ConfigError(
-            "There is no token for the cluster",
-            found="neither RAY_AUTH_TOKEN nor RAY_AUTH_TOKEN_PATH nor ~/.ray/auth_token",
-            remedy="Start the cluster with RAY_AUTH_MODE=token and give its token in RAY_AUTH_TOKEN",
-        )
-    return value
-
-
-# -- the Jobs API -----------------------------------------------------------------------------------
-
-
-class Jobs:
-    """The head's REST API. Every method raises RunError: kinds `unreachable`, `token`, `cluster`."""
-
-    def __init__(self, cluster: Cluster):
-        self.address = cluster.address.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token()}"}
-
-    def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
-        import requests
-
-        try:
-            # Redirects are not followed: they would carry the token to another host.
-            answer = requests.request(
-                method,
-                f"{self.address}{path}",
-                json=body,
-                headers=self._headers,
-                timeout=TIMEOUT_S,
-                allow_redirects=False,
-            )
-        except requests.RequestException as error:
-            raise RunError(
-                "The cluster does not answer",
-                found=f"{self.address}: {type(error).__name__}",
-                remedy="See that its head runs and can be reached from here; runs there go on, runs here wait",
-                kind="unreachable",
-            ) from error
-        if answer.status_code in (401, 403):
-            raise RunError(
-                "The cluster refuses the token",
-                found=f"{self.address}: HTTP {answer.status_code}",
-                remedy="Give the cluster's own token in RAY_AUTH_TOKEN",
-                kind="token",
-            )
-        return answer.status_code, answer.text
-
-    def _record(self, path: str) -> dict[str, Any]:
-        code, text = self._ask("GET", path)
-        try:
-            record = json.loads(text)
-        except ValueError:
-            record = None
-        if code != 200 or not isinstance(record, dict):
-            raise _odd(path, code, text)
-        return record
-
-    def version(self) -> str:
-        return str(self._record("/api/version").get("ray_version", "unknown"))
-
-    def room(self, cluster: Cluster) -> tuple[int, int]:
-        """How many more runs fit now, and how many fit on the idle cluster: whole processes per node."""
-        data = self._record("/api/cluster_status").get("data") or {}
-        status = data.get("clusterStatus") or {}
-        nodes = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
-        wanted = {"CPU": cluster.cpus, "GPU": cluster.gpus}
-        now = total = 0
-        for usage in nodes.values():
-            pairs = [(usage.get(name) or (0.0, 0.0), need) for name, need in wanted.items() if need]
-            now += int(min(((have[1] - have[0]) // need for have, need in pairs), default=0))
-            total += int(min((have[1] // need for have, need in pairs), default=0))
-        return now // max(int(cluster.processes), 1), total // max(int(cluster.processes), 1)
-
-    def submit(
-        self,
-        submission: str,
-        entrypoint: str,
-        environment: dict[str, str],
-        *,
-        cpus: float = 0,
-        gpus: float = 0,
-        metadata: dict[str, str] | None = None,
-    ) -> None:
-        """Submit a job; one that is there already under this id counts as submitted."""
-        body = {
-            "submission_id": submission,
-            "entrypoint": entrypoint,
-            "entrypoint_num_cpus": cpus,
-            "entrypoint_num_gpus": gpus,
-            "runtime_env": {"env_vars": environment},
-            "metadata": metadata or {},
-        }
-        try:
-            code, text = self._ask("POST", "/api/jobs/", body)
-        except RunError as error:
-            if error.kind != "unreachable" or self.job(submission).state == ABSENT:
-                raise
-            return  # the answer was lost, the job was not
-        if code != 200 and self.job(submission).state == ABSENT:
-            raise _odd("/api/jobs/", code, text)
-
-    def job(self, submission: str) -> Job:
-        """What the cluster says of a job; ABSENT when it knows none of this id."""
-        path = f"/api/jobs/{quote(submission, safe='')}"
-        code, text = self._ask("GET", path)
-        if code == 404:
-            return Job(ABSENT)
-        try:
-            record = json.loads(text)
-            state = str(record["status"])
-        except (ValueError, KeyError, TypeError):
-            raise _odd(path, code, text) from None
-        if code != 200 or state not in STATES:
-            raise _odd(path, code, text)
-        return Job(state, str(record.get("message") or ""))
-
-    def stop(self, submission: str) -> None:
-        """SIGTERM, STOP_WAIT_S of patience, SIGKILL. A job that is pending stays so: Ray does nothing then."""
-        code, text = self._ask("POST", f"/api/jobs/{quote(submission, safe='')}/stop")
-        if code not in (200, 404):
-            raise _odd("stop", code, text)
-
-
-def _odd(path: str, code: int, text: str) -> RunError:
-    lines = text.strip().splitlines()
-    return RunError(
-        "The cluster answers something unexpected",
-        found=f"HTTP {code} to {path}: {lines[-1][:200] if lines else 'nothing'}",
-        remedy="See that the address is the dashboard of a Ray head (port 8265); it is asked again",
-        kind="cluster",
-    )
+    at: float = 0.0
 
 
 # -- the executor -----------------------------------------------------------------------------------
@@ -371,7 +138,7 @@ def state(folder: RunFolder) -> Job:
     try:
         return Jobs(cluster_of(folder.runs)).job(submission)
     except EngineError as error:
-        return Job(UNKNOWN.upper(), str(error))
+        return Job(UNKNOWN_JOB, str(error))
 
 
 def stop(folder: RunFolder, *, kill: bool = False) -> None:
@@ -392,7 +159,10 @@ def contact(runs: Path) -> Contact | None:
     if record is None:
         return None
     try:
-        return Contact(bool(record["ok"]), float(record["since"]), str(record.get("message") or ""))
+        since = float(record["since"])
+        return Contact(
+            bool(record["ok"]), since, str(record.get("message") or ""), float(record.get("at") or since)
+        )
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -400,13 +170,14 @@ def contact(runs: Path) -> Contact | None:
 # -- preflight --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was tried before the first run; `good` or what to do about it."""
-
-    name: str
-    good: bool
-    found: str
+def problems(runs: Path) -> list[EngineError]:
+    """What keeps a run from being sent to the cluster and can be told without asking it: settings, token."""
+    try:
+        cluster_of(runs)
+        token()
+    except EngineError as error:
+        return [error]
+    return []
 
 
 def check_up(runs: Path, timeout_s: float = PREFLIGHT_S) -> list[Check]:
@@ -524,12 +295,13 @@ class Keeper:
             raise
 
     def _tell(self, ok: bool, message: str = "") -> None:
-        """Write down that there is contact, or since when there is none; only when that changes."""
-        if self._contact is None or self._contact.ok != ok or self._contact.message != message:
-            since = self._contact.since if self._contact and self._contact.ok == ok else time.time()
-            self._contact = Contact(ok, since, message)
-            with contextlib.suppress(OSError):
-                files.write_json(self.runs / CONTACT_FILE, asdict(self._contact))
+        """Write down that there is contact, or since when there is none; when that changes, and now and then."""
+        last, now = self._contact, time.time()
+        if last and (last.ok, last.message) == (ok, message) and 0 <= now - last.at < TELL_EVERY_S:
+            return
+        self._contact = Contact(ok, last.since if last and last.ok == ok else now, message, now)
+        with contextlib.suppress(OSError):
+            files.write_json(self.runs / CONTACT_FILE, asdict(self._contact))
 
     # -- submitting ---------------------------------------------------------------------------
     def _fill(self, cluster: Cluster, jobs: Jobs, taken: set[str]) -> None:
