@@ -157,6 +157,7 @@ def _learning(lines: Sequence[Line]) -> None:
         st.info("None of these entries was trained here: they have no epochs.", icon=":material/help:")
         return
     table = pd.concat(parts, ignore_index=True)
+    colours = {line.id: line.colour for line in lines}
     names = {"balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy", "loss": "Loss"}
     shown = [name for name in names if name in table.columns][:3:2] or list(table.columns[:1])
     dark = widgets.is_dark()
@@ -164,7 +165,7 @@ def _learning(lines: Sequence[Line]) -> None:
     for column, measure in zip(columns, shown, strict=True):
         with column:
             widgets.show_figure(
-                figures.learning_curves(table, measure, names[measure], dark=dark),
+                figures.learning_curves(table, measure, names[measure], colours=colours, dark=dark),
                 f"{names[measure]} by epoch: training dotted, validation solid.",
                 f"{names[measure]} by epoch of {len(parts)} runs.",
                 f"curve_{measure}",

@@ -611,7 +611,12 @@ def _members(choice: Choice, split: str, labels: Mapping[str, str]) -> None:
     table = ensemble_view.shapley(choice, side)
     method = choice.method if choice.method in ("mean", "vote") else "mean"
     fig = figures.contributions(
-        table, "shapley", "Share of the gain in balanced accuracy", labels, dark=widgets.is_dark()
+        table,
+        "shapley",
+        "Share of the gain in balanced accuracy",
+        labels,
+        colours=widgets.run_colours(),
+        dark=widgets.is_dark(),
     )
     full, empty = float(table["full"].iloc[0]), float(table["empty"].iloc[0])
     widgets.show_figure(

@@ -9,7 +9,7 @@ import html
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -18,16 +18,13 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import places, selection
-from engine import files
 from engine.errors import EngineError
 from engine.files import spreadsheet_safe
-from engine.report import figures
+from engine.report import colours, figures
 from engine.runs import folder as run_folder
 from engine.runs.folder import Summary
 
 LEAK_RED, BENIGN, MALIGNANT = figures.LEAKAGE, figures.BENIGN, figures.MALIGNANT
-
-COLOUR_FILE = ".colours.json"
 
 # state -> (Material icon, word, colour). The word and the icon carry the meaning, the colour only helps.
 STATES: dict[str, tuple[str, str, str]] = {
@@ -339,28 +336,12 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
 
 # --- runs ----------------------------------------------------------------------------------------------
 def run_colours(summaries: Sequence[Summary] | None = None) -> dict[str, str]:
-    """Run id -> its colour on every page.
-
-    Colours are dealt in turn to runs as they are first seen and written down beside the runs, so that neither
-    a new run nor a deleted one changes the colour of another under a reader.
-    """
+    """Run id -> its colour on every page and in every report (`engine.report.colours`); all runs unless given."""
     if summaries is None:
         ids = [folder.id for folder in run_folder.run_folders(places.runs_folder())]
     else:
         ids = [summary.id for summary in summaries]
-    file = places.runs_folder() / COLOUR_FILE
-    dealt = {
-        run_id: place for run_id, place in (files.read_json(file) or {}).items() if isinstance(place, int)
-    }
-    new = sorted(set(ids) - set(dealt))
-    if new:
-        first = max(dealt.values(), default=-1) + 1
-        dealt |= {run_id: first + step for step, run_id in enumerate(new)}
-        with suppress(
-            OSError
-        ):  # a runs folder that cannot be written: dealt anew each time, in the same order
-            files.write_json(file, dealt)
-    return {run_id: figures.RUN_COLOURS[dealt[run_id] % len(figures.RUN_COLOURS)] for run_id in ids}
+    return colours.run_colours(places.runs_folder(), ids)
 
 
 def run_label(summary: Summary, summaries: Sequence[Summary] = ()) -> str:

@@ -23,6 +23,7 @@ from engine.analysis.intervals import Estimate
 from engine.analysis.metrics import DEFAULT_SCORES
 from engine.data.manifest import SPLITS, order_magnifications
 from engine.errors import EngineError, ShareError
+from engine.report.colours import run_colours
 from engine.runs import catalog
 from engine.runs.folder import RunFolder, provenance
 
@@ -125,6 +126,8 @@ class Contents:
     versions: dict[str, Any]
     skipped: tuple[str, ...] = ()
     names: dict[str, str] = field(default_factory=dict)
+    colours: dict[str, str] = field(default_factory=dict)
+    """Run id -> the colour that the run has on the pages."""
 
     def run(self, run_id: str) -> RunPart:
         return next(run for run in self.runs if run.id == run_id)
@@ -213,6 +216,7 @@ def collect(
         provenance(),
         tuple(skipped),
         told_apart(parts),
+        run_colours(folders[0].runs, [part.id for part in parts]),
     )
 
 

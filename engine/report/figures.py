@@ -394,13 +394,21 @@ def risk_coverage(lines: Sequence[Line], *, dark: bool = False) -> go.Figure:
     return fig
 
 
-def learning_curves(table: pd.DataFrame, measure: str, title: str = "", *, dark: bool = False) -> go.Figure:
+def learning_curves(
+    table: pd.DataFrame,
+    measure: str,
+    title: str = "",
+    *,
+    colours: Mapping[str, str] | None = None,
+    dark: bool = False,
+) -> go.Figure:
     """Training (dotted) and validation (solid) by epoch.
 
     table: `run` (id), `name`, `split`, `epoch` and the measure; one row per run, epoch and split.
+    colours: of the runs, by id.
     """
     fig = go.Figure()
-    colours = run_colours(list(dict.fromkeys(table["run"].astype(str))))
+    colours = colours or run_colours(list(dict.fromkeys(table["run"].astype(str))))
     for (run, split), rows in table.dropna(subset=[measure]).groupby(["run", "split"], sort=False):
         name = plain(rows["name"].iloc[0])
         fig.add_trace(
@@ -523,12 +531,21 @@ def accuracy_by_size(
 
 
 def contributions(
-    table: pd.DataFrame, column: str, title: str, names: Mapping[str, str], *, dark: bool = False
+    table: pd.DataFrame,
+    column: str,
+    title: str,
+    names: Mapping[str, str],
+    *,
+    colours: Mapping[str, str] | None = None,
+    dark: bool = False,
 ) -> go.Figure:
-    """Bars around 0, one per member (`member` and a column: Shapley value or leave-one-out effect)."""
+    """Bars around 0, one per member (`member` and a column: Shapley value or leave-one-out effect).
+
+    colours: of the members, by id.
+    """
     own = tone(dark)
     rows = table.sort_values(column, ascending=False, kind="stable")
-    colours = run_colours(list(rows["member"]))
+    colours = colours or run_colours(list(rows["member"]))
     fig = go.Figure(
         go.Bar(
             x=rows[column], y=[wrapped(names.get(name, name), 28) for name in rows["member"]], orientation="h",

@@ -28,7 +28,7 @@ class Shown:
 
 def run_colours(contents: Contents) -> dict[str, str]:
     """Run id -> its colour in every figure of the report."""
-    return figures.run_colours([run.id for run in contents.runs])
+    return contents.colours or figures.run_colours([run.id for run in contents.runs])
 
 
 def forest(contents: Contents, group: Group, score: str = HEADLINE) -> Shown:
@@ -128,7 +128,9 @@ def learning_curves(contents: Contents) -> Shown | None:
     tables = [table for table in tables if len(table)]
     if not tables:
         return None
-    figure = figures.learning_curves(pd.concat(tables, ignore_index=True), HEADLINE, "Balanced accuracy")
+    figure = figures.learning_curves(
+        pd.concat(tables, ignore_index=True), HEADLINE, "Balanced accuracy", colours=run_colours(contents)
+    )
     best = [
         f"{run.name}: {run.best['value']:.3f} at epoch {run.best['epoch']}"
         for run in contents.runs

@@ -1,0 +1,54 @@
+"""One run, one colour: on the pages, in a report, whoever comes and goes."""
+
+import threading
+
+from dashboard import widgets
+from engine.report import colours, contents, plots
+from engine.report.figures import RUN_COLOURS
+from engine.runs import folder as run_folder
+
+
+def test_a_run_has_one_colour_on_the_pages_and_in_a_report(make_run, runs_dir):
+    runs = [make_run(name=f"run {seed}", seed=seed) for seed in range(4)]
+    on_pages = widgets.run_colours()
+    run_folder.delete(runs[0])
+    told = contents.collect([runs[3], runs[1]], title="Two of them", pictures=0, draws=50)
+    reported = plots.run_colours(told)
+    assert reported == {run.id: on_pages[run.id] for run in (runs[3], runs[1])}
+    forest = plots.forest(told, told.groups[0]).figure
+    drawn = str(forest.to_plotly_json()["data"]).upper()
+    assert reported[runs[3].id].upper() in drawn
+    assert reported[runs[1].id].upper() in drawn
+    curves = plots.learning_curves(told)
+    assert curves is not None
+    assert {trace.line.color for trace in curves.figure.data} == set(reported.values())
+
+
+def test_neighbours_never_share_a_colour_before_the_palette_is_used_up(tmp_path):
+    ids = [f"run {number:02d}" for number in range(len(RUN_COLOURS))]
+    assert len(set(colours.run_colours(tmp_path, ids).values())) == len(RUN_COLOURS)
+
+
+def test_two_that_deal_at_once_deal_the_same(tmp_path):
+    answers: list[dict[str, str]] = []
+    ids = [f"run {number:02d}" for number in range(40)]
+
+    def deal(part: list[str]) -> None:
+        for run_id in part:
+            colours.run_colours(tmp_path, [run_id])
+
+    threads = [threading.Thread(target=deal, args=(ids[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answers = [colours.run_colours(tmp_path, ids), colours.run_colours(tmp_path, ids[::-1])]
+    assert answers[0] == answers[1]
+    assert sorted(colours._dealt(tmp_path / colours.FILE).values()) == list(range(40))
+
+
+def test_a_folder_that_cannot_be_written_deals_the_same_every_time(tmp_path):
+    ids = ["b", "a"]
+    nowhere = tmp_path / "not there"
+    assert colours.run_colours(nowhere, ids) == colours.run_colours(nowhere, ids[::-1])
+    assert not nowhere.exists()
