@@ -156,7 +156,7 @@ def test_after_a_restart_of_the_machine_tending_starts_interrupted_runs(machine)
 
 def test_what_dies_each_time_is_not_started_for_ever(machine):
     launch.auto_resume(machine.runs, True)
-    run = machine.run(steps=500, step_s=0.3)
+    run = machine.run(steps=500, step_s=5.0)
     launch.enqueue(run)
     for _ in range(4):
         machine.until(lambda: machine.processes("work"))
