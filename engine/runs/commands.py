@@ -13,7 +13,8 @@ from typing import Any
 
 from engine.errors import ConfigError, RunError
 from engine.runs import executors, launch, supervisor
-from engine.runs.executors import Check, jobs, ray
+from engine.runs.executors import jobs, ray
+from engine.runs.executors.answers import Check
 from engine.runs.folder import RunFolder, empty_trash, locate, trashed
 from engine.runs.queue import Queue
 

@@ -17,17 +17,8 @@ from urllib.parse import quote, urlsplit
 
 from engine import files
 from engine.errors import ConfigError, RunError
-from engine.runs.executors import (
-    ABSENT,
-    CLUSTER_FILE,
-    CONTACT_FILE,
-    JOB_FAILED,
-    JOB_STOPPED,
-    PENDING,
-    RUNNING,
-    SUCCEEDED,
-    Job,
-)
+from engine.runs.executors import CLUSTER_FILE, CONTACT_FILE
+from engine.runs.executors.answers import ABSENT, JOB_FAILED, JOB_STOPPED, PENDING, RUNNING, SUCCEEDED, Job
 from engine.runs.folder import writing
 from engine.share import access
 

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from engine.errors import EngineError, RunError
 from engine.runs import resources
-from engine.runs.executors import ABSENT, RUNNING, Check, Job
+from engine.runs.executors.answers import ABSENT, RUNNING, Check, Job
 from engine.runs.folder import STARTING, WORKING, RunFolder, boot_id, lock_is_held, writing
 
 if TYPE_CHECKING:

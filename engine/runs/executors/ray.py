@@ -26,17 +26,8 @@ from pathlib import Path
 
 from engine import files
 from engine.errors import EngineError, RunError
-from engine.runs.executors import (
-    ABSENT,
-    CONTACT_FILE,
-    JOB_FAILED,
-    PENDING,
-    RUNNING,
-    UNKNOWN_JOB,
-    Check,
-    Job,
-    preflight,
-)
+from engine.runs.executors import CONTACT_FILE, preflight
+from engine.runs.executors.answers import ABSENT, JOB_FAILED, PENDING, RUNNING, UNKNOWN_JOB, Check, Job
 from engine.runs.executors.jobs import Cluster, Jobs, cluster_of, token
 from engine.runs.folder import (
     FAILED,
