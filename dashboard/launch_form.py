@@ -13,6 +13,8 @@ from engine.data.splits import PROTOCOLS
 from engine.errors import ConfigError
 from engine.runs import catalog, presets
 from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, options
+from engine.runs.executors import EXECUTORS
+from engine.runs.folder import LOCAL
 from engine.runs.launch import Prepared
 
 PARTS = {DataConfig: "data", ModelConfig: "model", TrainingConfig: "training"}
@@ -20,12 +22,13 @@ PARTS = {DataConfig: "data", ModelConfig: "model", TrainingConfig: "training"}
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """What the form holds: a configuration, and the models, folds and seeds of the batch."""
+    """What the form holds: a configuration, the models, folds and seeds of the batch, and who executes it."""
 
     config: RunConfig
     models: tuple[str, ...]
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
+    executor: str = LOCAL
 
 
 def param_of(item: dataclasses.Field) -> str:
@@ -76,6 +79,10 @@ def from_params(params: Mapping[str, str], base: RunConfig) -> tuple[Draft, list
         except (ValueError, TypeError):
             bad.append(param)
     draft = draft_of(config)
+    if (executor := params.get("executor", LOCAL)) in EXECUTORS:
+        draft = dataclasses.replace(draft, executor=executor)
+    else:
+        bad.append("executor")
     return dataclasses.replace(draft, **{name: values for name, values in several.items() if values}), bad
 
 
@@ -104,6 +111,8 @@ def to_params(draft: Draft, base: RunConfig) -> dict[str, str]:
         value = value_of(draft.config, dotted)
         if value != value_of(base, dotted):
             params[param] = _write(value)
+    if draft.executor != start.executor:
+        params["executor"] = draft.executor
     return params
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import cached, forecast, launch_form, measure, places, selection, widgets
+from dashboard import cached, cluster_parts, forecast, launch_form, measure, places, selection, widgets
 from dashboard.launch_form import Draft
 from engine.data.manifest import MAGNIFICATIONS
 from engine.data.splits import PROTOCOLS
 from engine.errors import ConfigError, EngineError
-from engine.runs import catalog, launch, presets
+from engine.runs import catalog, executors, launch, presets
 from engine.runs import folder as run_folder
 from engine.runs.config import RunConfig
 from engine.runs.executors import local
@@ -23,7 +23,6 @@ from engine.runs.launch import Prepared
 
 _FIELDS = {dotted: item for _, dotted, item in launch_form.fields()}
 MAX_RUNS = 200
-SHOWN_COMMANDS = 20
 
 
 # --- one field -----------------------------------------------------------------------------------------
@@ -94,8 +93,9 @@ def form() -> Draft:
     with columns[2]:
         st.subheader("Training", anchor=False)
         training, seeds = _training(start)
+        executor = cluster_parts.picker(start.executor, _key("executor"))
     config = dataclasses.replace(start.config, data=data, model=model, training=training)
-    return Draft(config, models, folds, seeds)
+    return Draft(config, models, folds, seeds, executor)
 
 
 def _start() -> tuple[RunConfig, Draft]:
@@ -432,6 +432,7 @@ def launch_panel(draft: Draft) -> None:
     _to_url(draft)
     with st.spinner("Checking ..."):
         planned, problems = plan(draft)
+        problems += executors.find(draft.executor).problems(places.runs_folder())
     ready = _prepared(draft.config.data)
     found = launch_form.doubts(draft.config, ready, draft.models)
     with right:
@@ -455,26 +456,24 @@ def launch_panel(draft: Draft) -> None:
             disabled=bool(problems or reason) or not count or not sure,
             key="launch",
         )
-        _commands(planned)
+        _commands(draft, planned)
     if clicked:
-        _launch(planned)
+        _launch(planned, draft.executor)
     session["_train_last"] = draft
 
 
-def _commands(planned: list[RunConfig]) -> None:
-    """The same launch from the command line, a line per run, and the configuration as a file."""
+def _commands(draft: Draft, planned: list[RunConfig]) -> None:
+    """The same launch as one command line, and the configuration as a file."""
     if not planned:
         return
-    shown = planned[:SHOWN_COMMANDS]
-    more = len(planned) - len(shown)
-    st.caption(
-        "The same from the command line:"
-        if not more
-        else f"The same from the command line, the first {len(shown)} of {len(planned)}:"
+    st.caption("The same from the command line:")
+    config = dataclasses.replace(draft.config, experiment=planned[0].experiment)
+    line = launch.command_line(
+        config, models=draft.models, folds=draft.folds, seeds=draft.seeds, executor=draft.executor
     )
-    st.code("\n".join(launch.command_line(config) for config in shown), language="bash", wrap_lines=True)
+    st.code(line, language="bash", wrap_lines=True)
     widgets.download_text(
-        "Configuration (JSON)",
+        "Configuration (JSON)" if len(planned) == 1 else "Configuration of the first run (JSON)",
         json.dumps(planned[0].to_record(), indent=1, ensure_ascii=False),
         "config.json",
         "download_config",
@@ -654,10 +653,10 @@ def _batch(config: RunConfig, ready: Prepared | None) -> None:
         st.caption(widgets.escaped(f"{said}, drawn at {min(size, 160)} pixels."))
 
 
-def _launch(planned: list[RunConfig]) -> None:
+def _launch(planned: list[RunConfig], executor: str) -> None:
     with widgets.errors_shown():
         with st.spinner(f"Starting {widgets.counted(len(planned), 'run')} ..."):
-            folders = launch.start_all(planned, places.runs_folder())
+            folders = launch.start_all(planned, places.runs_folder(), executor=executor)
         places.remember(planned[0].data.root)
         st.session_state.pop("_train_experiment", None)
         if len(folders) == 1:

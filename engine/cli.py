@@ -128,6 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = add(name, run, text, runs=True, as_json=True)
         _add_run_options(command)
+        command.add_argument(
+            "--config",
+            type=Path,
+            metavar="JSON",
+            help="start from the configuration of a run or of the form; flags that are not at their default win",
+        )
         command.add_argument("--folds", metavar="N,N", help="several folds at once: 0,1,2 or 0-4")
         command.add_argument("--seeds", metavar="N,N", help="several seeds at once: 0,1,2 or 0-4")
         if name == "start":
@@ -436,9 +442,6 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     for group, item in options():
         _add_option(command, group, item.name)
     command.set_defaults(fold=None)
-    for action in command._actions:
-        if action.dest == "data":
-            action.required = True
 
 
 def _add_option(command: argparse.ArgumentParser, group: type, name: str) -> None:
@@ -489,10 +492,14 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _config(given: argparse.Namespace) -> RunConfig:
-    """The configuration that the flags spell out."""
+    """The configuration that the flags spell out, on top of the file that `--config` names."""
+    from engine.runs.config import read_config
     from engine.runs.launch import default_fold
 
     config = RunConfig()
+    if given.config:
+        config = read_config(given.config)
+        config = config.changed(kind="train", name="", experiment="", parent="", details={})
     values: dict[str, Any] = {}
     prefix = {
         "DataConfig": "data__",
@@ -502,9 +509,9 @@ def _config(given: argparse.Namespace) -> RunConfig:
     }
     for group, item in options():
         value = getattr(given, item.metadata["flag"].lstrip("-").replace("-", "_"))
-        if value is not None:
+        if value is not None and not (given.config and value == item.default):
             values[prefix[group.__name__] + item.name] = value
-    if given.fold is None:
+    if given.fold is None and (not given.config or "data__protocol" in values):
         values["data__fold"] = default_fold(given.protocol)
     return config.changed(**values)
 
@@ -628,9 +635,10 @@ def _plan(given: argparse.Namespace) -> list[RunConfig]:
     """The runs that the flags ask for, all checked before the first one starts."""
     from engine.runs import launch
 
+    config = _config(given)
     configs = launch.plan(
-        _config(given),
-        models=_listed(given.model),
+        config,
+        models=_listed(config.model.name),
         folds=launch.parse_numbers(given.folds, "Folds") if given.folds else (),
         seeds=launch.parse_numbers(given.seeds) if given.seeds else (),
     )

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import cached, places, run_parts, selection, widgets
+from dashboard import cached, cluster_parts, places, run_parts, selection, widgets
 from engine.errors import EngineError
 from engine.runs import folder as run_folder
 
@@ -29,6 +29,7 @@ except EngineError as error:
 
 widgets.header(summary.name, run_parts.about(summary))
 run_parts.badges(summary)
+cluster_parts.notice(summary)
 run_parts.actions(folder, summary)
 st.fragment(run_every=2.0 if summary.state in run_folder.ACTIVE else None)(run_parts.live)(folder.id)
 run_parts.results(summary)
