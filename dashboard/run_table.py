@@ -47,6 +47,11 @@ def _state(summary: Summary) -> str:
     return "Stalled" if summary.stalled else widgets.state_word(summary.state)
 
 
+def _is_trained(summary: Summary) -> bool:
+    """Whether split and fold were chosen for it; an import or an ensemble only has the defaults there."""
+    return summary.config.kind in ("train", "fusion")
+
+
 def _model(summary: Summary) -> str:
     if summary.config.kind != "train":
         return summary.config.kind
@@ -62,12 +67,13 @@ _FIXED = (
     Column("best", "Best (val)", _best("value"), "Best validation score so far; its epoch stands beside it"),
     Column("best_epoch", "Epoch", _best("epoch"), "The epoch of the best validation score"),
     Column("model", "Model", _model),
-    Column("protocol", "Split", lambda summary: summary.config.data.protocol),
-    Column("fold", "Fold", lambda summary: summary.config.data.fold),
+    Column("protocol", "Split", lambda summary: summary.config.data.protocol if _is_trained(summary) else ""),
+    Column("fold", "Fold", lambda summary: summary.config.data.fold if _is_trained(summary) else None),
     Column(
         "leakage", "Leakage", lambda summary: [LEAK_WORDS.get(str(summary.audit.get("level")), "unknown")]
     ),
-    Column("age", "Started", lambda summary: widgets.ago(summary.created_at), "The date is in the column Created"),
+    Column("age", "Started", lambda summary: pd.Timestamp(summary.created_at or float("nan"), unit="s", tz="UTC"),
+           "How long ago; Enter or a double click on a cell shows date and time, as does the column Created"),
     Column("created", "Created", lambda summary: widgets.when(summary.created_at)),
     Column("tags", "Tags", lambda summary: list(summary.tags)),
     Column("notes", "Notes", lambda summary: summary.notes),
@@ -98,7 +104,8 @@ def _config_columns() -> tuple[Column, ...]:
 
 
 COLUMNS: dict[str, Column] = {column.key: column for column in (*_FIXED, *_config_columns())}
-GROUPS = (*(key for key in COLUMNS if "." in key), "experiment", "kind", "tags")
+GROUPS = ("model", "experiment", "kind", "tags", "leakage", "state", *(key for key in COLUMNS if "." in key))
+"""What runs can be grouped by: every configuration key, and what else tells them apart."""
 
 
 def filtered(summaries: Sequence[Summary], query: str) -> list[Summary]:
@@ -158,6 +165,8 @@ def grouped(summaries: Sequence[Summary], key: str) -> list[Summary]:
 
 
 def _group_name(summary: Summary, key: str) -> str:
+    if "." in key and not _is_trained(summary):
+        return ""  # an import has the defaults there, which nobody chose
     value = COLUMNS[key].value(summary)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -185,14 +194,14 @@ def group_table(summaries: Sequence[Summary], key: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["group", "runs", "finished", "best", "mean", "sd"])
 
 
-def varying(summaries: Sequence[Summary], keys: Sequence[str] = GROUPS) -> list[str]:
-    """The keys by which grouping tells runs apart."""
-    found = []
-    for key in keys:
-        names = {_group_name(summary, key) for summary in summaries}
-        if len(names) > 1:
-            found.append(key)
-    return found
+def by_use(summaries: Sequence[Summary], keys: Sequence[str] = GROUPS) -> list[str]:
+    """The keys for grouping, those that tell these runs apart first."""
+    return sorted(keys, key=lambda key: not varies(summaries, key))
+
+
+def varies(summaries: Sequence[Summary], key: str) -> bool:
+    """Whether a key tells runs apart."""
+    return len({_group_name(summary, key) for summary in summaries}) > 1
 
 
 def able(summaries: Sequence[Summary], action: str) -> list[Summary]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from pathlib import Path
 
 import streamlit as st
 
-from dashboard import cached, places, run_table, selection, widgets
+from dashboard import cached, cluster_parts, places, queue_parts, run_table, selection, widgets
 from engine.errors import ConfigError, EngineError
 from engine.runs import folder as run_folder
 from engine.runs import launch
 from engine.runs.folder import RunFolder, Summary
-from engine.runs.queue import Queue
 
 HEIGHT_ROWS = 14
 # Quiet tints for (light, dark); only what needs a person is loud. The word carries the meaning.
@@ -50,14 +48,16 @@ def controls(summaries: Sequence[Summary]) -> tuple[list[Summary], list[str], st
             help="Searched in name, id, tags, notes, model, split, status and experiment.",
             width=360,
         )
-        choices = ["", *run_table.varying(summaries)]
+        choices = ["", *run_table.by_use(summaries)]
+        alike = {key for key in choices if key and not run_table.varies(summaries, key)}
         selection.choice_from_url("group", choices, "group_by", default="")
         group = st.selectbox(
             "Group by",
             choices,
-            format_func=lambda key: run_table.COLUMNS[key].title if key else "nothing",
+            format_func=lambda key: _group_title(key, key in alike),
             key="group_by",
-            width=220,
+            width=260,
+            help="Any configuration key; those by which these runs differ come first.",
         )
         selection.choice_to_url("group", "group_by", default="")
         with st.popover("Columns", icon=":material/view_column:"):
@@ -66,6 +66,12 @@ def controls(summaries: Sequence[Summary]) -> tuple[list[Summary], list[str], st
         kept = run_table.filtered(summaries, query or "")
         return kept, columns, group or ""
     return list(summaries), columns, group or ""
+
+
+def _group_title(key: str, alike: bool) -> str:
+    if not key:
+        return "nothing"
+    return f"{run_table.COLUMNS[key].title}{' (all the same)' if alike else ''}"
 
 
 def _columns() -> list[str]:
@@ -86,8 +92,8 @@ def live(columns: list[str], group: str) -> None:
     """Table and queue; redrawn every two seconds while something runs or waits."""
     live_table(columns, group)
     summaries = cached.summaries()
-    if any(summary.state in run_folder.ACTIVE for summary in summaries):
-        queue(places.runs_folder(), summaries)
+    if any(summary.state in (*run_folder.ACTIVE, run_folder.INTERRUPTED) for summary in summaries):
+        queue_parts.queue(places.runs_folder(), summaries)
 
 
 def live_table(columns: list[str], group: str) -> None:
@@ -187,6 +193,9 @@ def _column_config(ids: Sequence[str]) -> dict:
             color=[LEAK_PILLS[level][dark] for level in run_table.LEAK_WORDS],
             width=132,
         ),
+        "age": columns.DatetimeColumn(
+            "Started", format="distance", width=110, help=run_table.COLUMNS["age"].help
+        ),
         "tags": columns.ListColumn("Tags"),
     }
     for key, column in run_table.COLUMNS.items():
@@ -256,7 +265,7 @@ def _actions(chosen: list[Summary]) -> None:
             disabled=locked or not names["delete"],
             help="Moves to the trash; can be undone",
         ):
-            deleted = _each(names["delete"], run_folder.delete, rerun=False)
+            deleted = _each(names["delete"], launch.delete, rerun=False)
             st.session_state["_undo_delete"] = deleted
             selection.write(runs=None)
             st.rerun(scope="app")
@@ -293,6 +302,7 @@ def notices() -> None:
     reason = places.read_only_reason()
     if reason:
         st.warning(widgets.escaped(reason), icon=":material/lock:")
+    cluster_parts.contact()
     deleted = [
         run_id
         for run_id in st.session_state.get("_undo_delete", [])
@@ -320,75 +330,54 @@ def restore(ids: Sequence[str]) -> None:
     st.rerun()
 
 
-@st.dialog("Name, tags and notes")
+@st.dialog("Name, tags and notes", width="medium")
 def label_dialog(ids: list[str]) -> None:
-    """Name and notes of one run; tags of one or several. Ids and links stay as they are."""
+    """Names, tags and notes of one run or several. Ids and links stay as they are."""
     folders = [cached.run(run_id) for run_id in ids]
     labels = [folder.label() for folder in folders]
-    name = notes = None
-    if len(ids) == 1:
-        name = st.text_input("Name", labels[0]["name"], max_chars=120)
-    else:
-        st.caption(f"Tags for {len(ids)} runs: added to those they have.")
     known = sorted({tag for summary in cached.summaries() for tag in summary.tags})
-    current = labels[0]["tags"] if len(ids) == 1 else []
-    tags = st.multiselect("Tags", sorted({*known, *current}), default=current, accept_new_options=True)
     if len(ids) == 1:
+        names = [st.text_input("Name", labels[0]["name"], max_chars=120)]
+        tags = st.multiselect(
+            "Tags",
+            sorted({*known, *labels[0]["tags"]}),
+            default=labels[0]["tags"],
+            accept_new_options=True,
+        )
         notes = st.text_area("Notes", labels[0]["notes"], max_chars=4000)
+        changes = [{"tags": tags, "notes": notes}]
+    else:
+        names = _names_table([label["name"] for label in labels])
+        more = st.multiselect("Add tags to all of them", known, accept_new_options=True)
+        common = [
+            tag for tag in dict.fromkeys(labels[0]["tags"]) if all(tag in label["tags"] for label in labels)
+        ]
+        less = st.multiselect("Take tags off all of them", common) if common else []
+        changes = [
+            {"tags": [tag for tag in dict.fromkeys([*label["tags"], *more]) if tag not in less]}
+            for label in labels
+        ]
     if st.button("Save", type="primary"):
-        for folder, label in zip(folders, labels, strict=True):
-            changes: dict = {"tags": tags if len(ids) == 1 else list(dict.fromkeys([*label["tags"], *tags]))}
-            if name is not None and name.strip():
-                changes["name"] = name.strip()
-            if notes is not None:
-                changes["notes"] = notes
-            folder.write_label(**changes)
-        st.rerun()
+        with widgets.errors_shown():
+            for folder, name, change in zip(folders, names, changes, strict=True):
+                folder.write_label(**change, **({"name": name.strip()} if name and name.strip() else {}))
+            st.rerun()
 
 
-def queue(runs: Path, summaries: Sequence[Summary]) -> None:
-    """What waits, in the order it will start; moved, held or taken out here."""
-    names = {summary.id: summary.name for summary in summaries}
-    waiting = [entry for entry in Queue(runs).entries() if entry.slot is None and entry.run_id in names]
-    if not waiting:
-        return
-    st.subheader("Queue", anchor=False)
-    for place, entry in enumerate(waiting):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            held = ' <span class="bh-muted">held back</span>' if entry.held else ""
-            st.html(
-                f'<span class="bh-num bh-muted" style="display:inline-block;width:2ch">{place + 1}</span> '
-                f"{widgets.plain(names[entry.run_id])}{held}",
-                width=360,
-            )
-            key = entry.run_id
-            if st.button(
-                "",
-                icon=":material/arrow_upward:",
-                key=f"up_{key}",
-                disabled=place == 0,
-                help="Earlier",
-                type="tertiary",
-            ):
-                Queue(runs).move(key, place - 1)
-                st.rerun()
-            if st.button(
-                "",
-                icon=":material/arrow_downward:",
-                key=f"down_{key}",
-                disabled=place == len(waiting) - 1,
-                help="Later",
-                type="tertiary",
-            ):
-                Queue(runs).move(key, place + 1)
-                st.rerun()
-            if st.button("Release" if entry.held else "Hold", key=f"hold_{key}", type="tertiary"):
-                Queue(runs).hold(key, not entry.held)
-                st.rerun()
-            if st.button("Cancel", key=f"cancel_{key}", type="tertiary"):
-                with widgets.errors_shown():
-                    launch.stop(RunFolder(runs / key))
-                    st.rerun()
+def _names_table(names: list[str]) -> list[str]:
+    """The names of several runs, each to be edited in its row."""
+    edited = st.data_editor(
+        {"Name": names},
+        hide_index=True,
+        num_rows="fixed",
+        width="stretch",
+        height=min(36 * (len(names) + 1), 360),
+        row_height=36,
+        column_config={"Name": st.column_config.TextColumn("Name", max_chars=120, required=True)},
+        key="names_edited",
+        alt=f"The names of {len(names)} runs; a double click or Enter edits one.",
+    )
+    return [str(name) for name in edited["Name"]]
 
 
 def trash() -> None:

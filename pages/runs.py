@@ -2,12 +2,13 @@
 
 import streamlit as st
 
-from dashboard import cached, runs_parts, selection, widgets
+from dashboard import cached, places, queue_parts, runs_parts, selection, widgets
 from engine.runs import folder as run_folder
 
 widgets.header("Runs", "What is running, what came out, and what next?")
 
 runs_parts.notices()
+queue_parts.tend(places.runs_folder())
 summaries = cached.summaries()
 if not summaries:
     widgets.empty_state(

@@ -4,6 +4,13 @@ import pytest
 
 from dashboard import run_table
 from engine.errors import ConfigError
+from engine.runs.config import DataConfig, ModelConfig, TrainingConfig, options
+
+CONFIGURED = [
+    (part, item.name)
+    for part, group in (("data", DataConfig), ("model", ModelConfig), ("training", TrainingConfig))
+    for _, item in options(group)
+]
 
 
 @pytest.fixture
@@ -64,10 +71,23 @@ def test_grouping_keeps_the_order_of_runs_within_a_group(summaries):
     assert names(found) == ["alpha", "gamma", "beta one", "beta two"]
 
 
-def test_only_keys_that_tell_runs_apart_are_offered_for_grouping(summaries):
-    keys = run_table.varying(summaries)
-    assert {"model.name", "data.protocol", "training.seed"} <= set(keys)
-    assert "model.image_size" not in keys
+def test_any_configuration_key_groups_and_those_that_tell_runs_apart_come_first(summaries):
+    keys = run_table.by_use(summaries)
+    assert set(keys) >= {f"{part}.{name}" for part, name in CONFIGURED}
+    assert max(map(keys.index, ("model.name", "data.protocol", "training.seed"))) < keys.index(
+        "model.image_size"
+    )
+    assert not run_table.varies(summaries, "model.image_size")
+    assert len(run_table.group_table(summaries, "model.image_size")) == 1
+
+
+def test_split_and_fold_of_an_import_are_not_made_up(summaries):
+    from dataclasses import replace
+
+    imported = replace(summaries[0], config=replace(summaries[0].config, kind="import"))
+    shown = run_table.table([imported, summaries[0]], ["protocol", "fold"])
+    assert shown["protocol"].tolist() == ["", summaries[0].config.data.protocol]
+    assert shown["fold"].isna().tolist() == [True, False]
 
 
 def test_actions_apply_to_the_runs_they_fit(summaries, running_run):
