@@ -1,4 +1,4 @@
-"""Below the maps of one image: the same case elsewhere, many images at once, whether to believe it, files."""
+"""Below the maps of one image: its slide, its case elsewhere, many images at once, members, files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,52 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from dashboard import cached, explain_view, gallery, widgets
+from dashboard import cached, explain_view, gallery, selection, widgets
 from dashboard.explain_view import Look
 from engine.data.images import thumbnail
 from engine.errors import EngineError
-from engine.explain import export, methods, overlay
-from engine.explain.ensemble_map import EnsembleMap
+from engine.explain import export, overlay
+from engine.explain.ensemble_map import EnsembleMap, overlap_matrix
+from engine.explain.explanation import Explanation
 from engine.explain.montage import montage, patient_strip
 from engine.explain.runs import Map
 from engine.report import figures
 
-VIEWS = ("Patient", "Grid", "Trust", "Files")
+VIEWS = ("Slide", "Patient", "Grid", "Members", "Trust", "Files")
 GRID_IMAGES = 6
-TRUST_IMAGES = 8
+SIBLINGS = 12
+
+
+# --- the same slide ------------------------------------------------------------------------------------
+def slide(table: pd.DataFrame, row: pd.Series, paths: Mapping[str, str], run_id: str) -> None:
+    """The other images of the slide, a click opens one."""
+    found = explain_view.siblings(table, row["image_id"])
+    where = f"slide {row['slide']}" if row["slide"] else f"case {row['case']}"
+    if found.empty:
+        st.info("No other image of this slide is in this part of the data.", icon=":material/filter_none:")
+        return
+    shown = found.head(SIBLINGS)
+    more = f", the first {SIBLINGS}" if len(found) > SIBLINGS else ""
+    st.caption(widgets.escaped(f"{widgets.counted(len(found), 'other image')} of {where}{more}."))
+    several = found["magnification"].nunique() > 1
+    for start in range(0, len(shown), 6):
+        part = shown.iloc[start : start + 6]
+        for column, (_, one) in zip(st.columns(6, gap="small"), part.iterrows(), strict=False):
+            with column:
+                gallery.picture(paths.get(one["image_id"], ""), gallery.alt_of(one), 240)
+                words = [one["magnification"]] if several else []
+                if f"predicted_{run_id}" in one:
+                    words.append(
+                        f"{one[f'predicted_{run_id}']}{'' if one[f'right_{run_id}'] else ' (wrong)'}"
+                    )
+                st.button(
+                    widgets.escaped(" ".join(words) or "Open"),
+                    key=f"explain_sibling_{one['image_id']}",
+                    help=widgets.escaped(one["image_id"]),
+                    type="tertiary",
+                    on_click=selection.write,
+                    kwargs={"image": one["image_id"]},
+                )
 
 
 # --- the same patient ----------------------------------------------------------------------------------
@@ -85,11 +118,12 @@ def grid(
 ) -> None:
     """The study's montage: a row per model, a column per image, those the models disagree on first."""
     known = rows[rows["image_id"].isin(paths)]
-    spread = known[[name for name in known.columns if name.startswith("right_")]].mean(axis=1)
-    ranked = known.assign(_doubt=(spread - 0.5).abs()).sort_values("_doubt", kind="stable")
-    shown = ranked.head(GRID_IMAGES)
+    told = [run_id for run_id in ids if f"predicted_{run_id}" in known.columns]
+    classes = cached.run(ids[0]).config().classes
+    doubt = explain_view.spread(known, told, classes)
+    shown = known.iloc[np.argsort(-doubt, kind="stable")].head(GRID_IMAGES)
     st.caption(
-        f"The {len(shown)} images of this filter on which the models' answers differ most, then sorted by the spread of their probabilities."
+        f"The {len(shown)} of {widgets.counted(len(known), 'image')} of this filter on which the models' probabilities differ most, greatest difference first."
     )
     if not st.toggle(
         "Make their maps", key="explain_grid", help=f"{len(shown) * len(ids)} maps; stored ones are quick."
@@ -115,11 +149,18 @@ def grid(
     for column, k in zip(head, order, strict=True):
         row = shown.iloc[k]
         doubt = made.disagreement[k]
-        column.caption(
-            widgets.escaped(
-                f"{row['image_id'][:34]}  \ntruly {row['label']} · spread {widgets.number(doubt, 2)}"
+        with column:
+            st.button(
+                widgets.escaped(row["image_id"].rpartition(".")[0][-18:]),
+                key=f"explain_grid_{row['image_id']}",
+                help=widgets.escaped(f"Open {row['image_id']}"),
+                type="tertiary",
+                on_click=selection.write,
+                kwargs={"image": row["image_id"]},
             )
-        )
+            st.caption(
+                widgets.escaped(f"truly {row['label'] or 'unknown'} · spread {widgets.number(doubt, 2)}")
+            )
     for r, run_id in enumerate(made.runs):
         st.markdown(f"**{widgets.escaped(labels[run_id])}**")
         for column, k in zip(st.columns(len(order), gap="small"), order, strict=True):
@@ -137,90 +178,68 @@ def grid(
             column.caption(widgets.escaped(verdict))
 
 
-# --- an ensemble's members -----------------------------------------------------------------------------
-def overlap(found: Map, labels: Mapping[str, str]) -> None:
-    """How much the hottest parts of an ensemble's members have in common."""
-    if not isinstance(found, EnsembleMap) or len(found.members) < 2:
+# --- several models on one image -----------------------------------------------------------------------
+def members(found: Mapping[str, Map], labels: Mapping[str, str], path: str, look: Look) -> None:
+    """The maps of an ensemble's members, or of the ticked models, and how much their hottest parts share."""
+    every = widgets.run_labels(cached.summaries())
+    fused = [run_id for run_id, one in found.items() if isinstance(one, EnsembleMap)]
+    for run_id in fused:
+        one = found[run_id]
+        assert isinstance(one, EnsembleMap)
+        st.markdown(f"**{widgets.escaped(labels[run_id])}**")
+        names = [every.get(member, member) for member in one.members]
+        captions = [f"weight {weight:.2f}" for weight in one.weights]
+        _together(one.explanations, names, captions, one.overlap, path, look, f"explain_overlap_{run_id}")
+    alone = {run_id: one for run_id, one in found.items() if isinstance(one, Explanation)}
+    if len(alone) > 1:
+        if fused:
+            st.markdown("**Ticked models**")
+        matrix = overlap_matrix([one.heat for one in alone.values()])
+        names = [labels[run_id] for run_id in alone]
+        _together(list(alone.values()), names, [""] * len(names), matrix, path, look, "explain_overlap")
+    elif not fused:
+        st.info(
+            "Tick a second model, or an ensemble, to see what their maps have in common.",
+            icon=":material/compare:",
+        )
+
+
+def _together(
+    maps: Sequence[Explanation],
+    names: Sequence[str],
+    captions: Sequence[str],
+    overlap: np.ndarray,
+    path: str,
+    look: Look,
+    key: str,
+) -> None:
+    pixels = explain_view.pixels_of(path)
+    for start in range(0, len(maps), 5):
+        for k, column in zip(
+            range(start, min(start + 5, len(maps))), st.columns(5, gap="small"), strict=False
+        ):
+            picture = overlay.overlay(pixels, maps[k].heat, look.opacity, look.colour_map)
+            said = f"{maps[k].predicted} {maps[k].probability(maps[k].predicted):.2f}"
+            column.image(
+                thumbnail_of(picture, 240),
+                alt=f"Overlay of {names[k]} for {maps[k].target}: {said}",
+                width="stretch",
+            )
+            words = " · ".join(part for part in (said, captions[k]) if part)
+            column.caption(widgets.escaped(f"{names[k]}  \n{words}"))
+    if len(maps) < 2:
         return
-    names = [labels.get(run_id, run_id) for run_id in found.members]
-    fig = figures.agreement_map(found.overlap, names, "Overlap of the hottest parts", dark=widgets.is_dark())
+    fig = figures.agreement_map(overlap, names, "", dark=widgets.is_dark())
     st.plotly_chart(
-        widgets.themed(fig), theme=None, width="content", key="explain_overlap",
-        alt=f"Overlap of the top {found.top:.0%} of each pair of {len(names)} members.",
+        widgets.themed(fig), theme=None, width="content", key=key,
+        alt=f"Overlap of the top {overlay.TOP_SHARE:.0%} of each pair of {len(names)} models.",
     )  # fmt: skip
+    pairs = overlap[np.triu_indices(len(maps), 1)]
+    mean = float(np.nanmean(pairs)) if np.isfinite(pairs).any() else float("nan")
     st.caption(
-        f"Dice overlap of the top {found.top:.0%} per pair of members, mean {widgets.number(found.agreement, 2)}; unrelated maps share about {found.top:.2f}."
+        f"Dice overlap of the top {overlay.TOP_SHARE:.0%} per pair, mean {widgets.number(mean, 2)}; "
+        f"unrelated maps share about {overlay.TOP_SHARE:.2f}, the same map 1."
     )
-
-
-# --- can it be believed --------------------------------------------------------------------------------
-def trust(run_id: str, label: str, rows: pd.DataFrame, paths: Mapping[str, str], question: dict) -> None:
-    """Faithfulness of this method against random weights over a sample of the filter, with intervals by case."""
-    from engine.explain.trust import MEASURES
-
-    if cached.run(run_id).config().kind != "train":
-        st.info("Measured for one model at a time: tick a trained run first.", icon=":material/help:")
-        return
-    known = rows[rows["image_id"].isin(paths)]
-    sample = known.iloc[np.unique(np.linspace(0, max(0, len(known) - 1), TRUST_IMAGES).round().astype(int))]
-    st.caption(
-        widgets.escaped(
-            f"{len(sample)} images spread over this filter, by {label}: does the probability fall when the pixels the map calls relevant go, "
-            "more than for a map with random weights? A method that does not beat the control explains nothing."
-        )
-    )
-    key = (run_id, question["method"], question["layer"], tuple(sample["image_id"]))
-    kept = st.session_state.setdefault("_trust", {})
-    if key not in kept:
-        if not st.button("Measure", key="explain_measure", icon=":material/science:"):
-            return
-        kept[key] = _measured(run_id, sample, paths, question)
-    found = kept[key]
-    titles = {measure.name: measure for measure in MEASURES}
-    lines = []
-    for one in found:
-        measure = titles[one.measure]
-        better = {1: "more is better", -1: "less is better", 0: "compare with its area"}[measure.better]
-        beats = {True: "yes", False: "no", None: ""}[one.beats_control]
-        lines.append(
-            {
-                "Method": methods.find_method(one.method).label,
-                "Measure": f"{measure.label} ({better})",
-                "Mean": str(one.mean),
-                "Minus random": one.difference.short if one.difference is not None else "",
-                "Beats random": beats,
-            }
-        )
-    st.dataframe(pd.DataFrame(lines), hide_index=True, key="explain_trust")
-    st.caption(" ".join(f"{measure.label}: {measure.help}" for measure in MEASURES))
-
-
-def _measured(run_id: str, sample: pd.DataFrame, paths: Mapping[str, str], question: dict):
-    from engine.explain.faithfulness import SampleImage, measure_sample
-    from engine.explain.trust import CONTROL, summarise
-
-    loaded = explain_view.load(cached.run(run_id))
-    images = (
-        SampleImage(
-            row["image_id"], explain_view.pixels_of(paths[row["image_id"]]), row["case"], row["label"]
-        )
-        for _, row in sample.iterrows()
-    )
-    bar = st.progress(0.0, "Measuring ...")
-
-    def report(done: int) -> None:
-        bar.progress(done / len(sample), f"{done} of {len(sample)} images")
-
-    asked = tuple(dict.fromkeys((question["method"], CONTROL)))
-    table = measure_sample(
-        loaded,
-        images,
-        asked,
-        layer=question["layer"] or None,
-        progress=report,
-    )
-    bar.empty()
-    return summarise(table)
 
 
 # --- files ---------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -12,24 +14,28 @@ from dashboard import (
     cached,
     compare_panels,
     compare_view,
-    ensemble_view,
     explain_more,
+    explain_trust,
     explain_view,
     gallery,
     selection,
+    synced_view,
     tick_list,
     widgets,
 )
-from dashboard.explain_view import BUCKETS, Filter, Look
+from dashboard.compare_view import Point
+from dashboard.explain_view import BUCKETS, Filter, Judgement, Look
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError
 from engine.explain import methods, overlay
 from engine.explain.ensemble_map import EnsembleMap
+from engine.explain.glass import on_glass
 from engine.explain.runs import Map
 from engine.runs import catalog
 from engine.runs.folder import Summary
 
 KEY = "explain_runs"
+VIEWER = "explain_viewer"
 MOST_RUNS = 10
 RESEARCH = "Research use only. A map shows what the network used, not where the disease is."
 
@@ -81,6 +87,26 @@ def filters(table: pd.DataFrame, many: bool) -> Filter:
     subtype = _pick("subtype", "Subtype", ["all", *_values(table, "subtype")], "all", every, second)
     case = _pick("case", "Case", ["all", *_values(table, "case")], "all", every)
     return Filter(power, subtype, case, bucket)
+
+
+POINTS = {
+    "": "the most probable class",
+    "youden": "Youden's index on validation",
+    "sensitivity:0.95": "sensitivity of 95% on validation",
+    "specificity:0.95": "specificity of 95% on validation",
+}
+
+
+def operating_point(classes: Sequence[str]) -> Point | None:
+    """From which probability on an image is called malignant: the parameter that the compare page has too."""
+    if len(classes) != 2:
+        return None
+    asked = compare_view.parse_point(selection.read("threshold"))
+    options = dict(POINTS)
+    if asked.text not in options:  # chosen on the compare page
+        options[asked.text] = f"{compare_view.RULES[asked.rule]} {asked.value:.2f}"
+    chosen = _pick("threshold", f"Called {classes[-1]} by", list(options), "", options)
+    return compare_view.parse_point(chosen) if chosen else None
 
 
 def _values(table: pd.DataFrame, column: str) -> list[str]:
@@ -160,7 +186,7 @@ def _go(image_id: str) -> None:
 
 # --- maps ----------------------------------------------------------------------------------------------
 def make_maps(
-    ids: Sequence[str], labels: dict[str, str], path: str, method: str, target: str, layer: str
+    ids: Sequence[str], path: str, method: str, target: str, layer: str
 ) -> tuple[dict[str, Map], dict[str, EngineError]]:
     """A map per run, or the error that says why there is none. The first one of a run loads its model."""
     found: dict[str, Map] = {}
@@ -174,146 +200,182 @@ def make_maps(
     return found, failed
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What is on the page: the image, its row of `opinions`, each run's map and what the run said of it."""
+
+    row: pd.Series
+    path: str
+    labels: dict[str, str]
+    found: dict[str, Map]
+    failed: dict[str, EngineError]
+    judged: dict[str, Judgement]
+
+
 @st.fragment
-def pictures(
-    found: dict[str, Map],
-    failed: dict[str, EngineError],
-    labels: dict[str, str],
-    row: pd.Series,
-    path: str,
-) -> None:
+def pictures(shown: Shown) -> None:
     """The rows of pictures and the controls that only change how they look: nothing is computed again."""
-    look, shared = _look(found)
-    pixels = explain_view.pixels_of(path)
-    heats = {run_id: explain_view.heat_of(one, look.signed) for run_id, one in found.items()}
-    models = {run_id: heat for run_id, heat in heats.items() if not isinstance(found[run_id], EnsembleMap)}
-    scale = explain_view.shared_scale(list(models.values()), look.signed) if shared and models else None
-    colours = widgets.run_colours()
-    for position, run_id in enumerate([*found, *failed]):
-        _row_head(run_id, labels[run_id], colours.get(run_id, "#888888"), found.get(run_id), row)
-        if run_id in failed:
-            widgets.show_error(failed[run_id])
-            continue
-        own = scale if run_id in models else None
-        _row(found[run_id], heats[run_id], pixels, look, own, row, labels[run_id], first=position == 0)
+    look, shared = _look(len(shown.found) > 1)
+    for run_id, error in shown.failed.items():
+        st.markdown(f"**{widgets.escaped(shown.labels[run_id])}**")
+        widgets.show_error(error)
+    if not shown.found:
+        return
+    heats = {run_id: explain_view.heat_of(one, look.signed) for run_id, one in shown.found.items()}
+    models = [heat for run_id, heat in heats.items() if not isinstance(shown.found[run_id], EnsembleMap)]
+    scale = explain_view.shared_scale(models, look.signed) if shared and models else None
+    files = {"image": explain_view.picture_of(shown.path)}
+    rows = []
+    for run_id, found in shown.found.items():
+        own = None if isinstance(found, EnsembleMap) else scale
+        files[run_id] = explain_view.coloured(heats[run_id], look, own)
+        if isinstance(found, EnsembleMap):
+            files[f"{run_id} spread"] = explain_view.coloured(
+                found.spread, Look(look.opacity, look.colour_map)
+            )
+        rows.append(_row(shown, run_id, heats[run_id], look))
+    pixels = explain_view.pixels_of(shown.path)
+    image_id = str(shown.row["image_id"])
+    if st.session_state.get("_explain_image", image_id) != image_id:
+        selection.write(zoom=None)  # another image starts whole
+    st.session_state["_explain_image"] = image_id
+    synced_view.draw(
+        rows,
+        files,
+        image_id=image_id,
+        size=pixels.shape[:2],
+        microns_per_pixel=overlay.MICRONS_PER_PIXEL.get(shown.row["magnification"]),
+        legend=explain_view.legend(look, scale),
+        view=synced_view.parse_view(selection.read("zoom")),
+        on_view=_view_to_url,
+        key=VIEWER,
+    )
     st.caption(RESEARCH)
     st.session_state["_explain_look"] = look
 
 
-def _look(found: dict[str, Map]) -> tuple[Look, bool]:
-    """Opacity, colours and the rest, kept in the URL."""
+def _view_to_url() -> None:
+    """The part of the image that is seen, in the link."""
+    view = synced_view.seen(VIEWER, st.session_state.get("_explain_image", ""))
+    if view is not None:
+        selection.write(zoom=synced_view.view_text(view) or None)
+
+
+def _look(many: bool) -> tuple[Look, bool]:
+    """Opacity, colours and the rest, kept in the URL; whether all models share a scale."""
     names = [record.name for record in overlay.COLOUR_MAPS]
     words = {record.name: record.label for record in overlay.COLOUR_MAPS}
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="explain_look"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="explain_look"):
         opacity = st.slider(
-            "Opacity", 0, 100, 50, 5, format="%d%%", key="opacity", bind="query-params", width=190
+            "Opacity", 0, 100, 50, 5, format="%d%%", key="opacity", bind="query-params", width=150
         )
         colour = _colours(names, words)
         contour = st.slider(
-            "Outline of the top", 0, 50, 0, 5, format="%d%%", key="contour", bind="query-params", width=160,
+            "Outline of the top", 0, 50, 0, 5, format="%d%%", key="contour", bind="query-params", width=150,
             help="A line around the hottest share of the image; 0 draws none.",
         )  # fmt: skip
-        zoom = _zoom()
         signed = st.toggle(
             "Signed",
             key="signed",
             bind="query-params",
             help="Evidence for (orange) and against (blue) the target.",
         )
-        shared = len(found) > 1 and st.toggle(
+        shared = many and st.toggle(
             "One scale", key="scale", bind="query-params",
             help="One scale for all models, so that weak maps look weak. Off: each map fills its own scale.",
         )  # fmt: skip
-    centre = (0.5, 0.5)
-    if zoom > 1:
-        with st.container(horizontal=True, gap="medium"):
-            x = st.slider("Left to right", 0, 100, 50, 5, key="zoom_x", width=260, bind="query-params")
-            y = st.slider("Top to bottom", 0, 100, 50, 5, key="zoom_y", width=260, bind="query-params")
-        centre = (x / 100, y / 100)
-    look = Look(opacity / 100, colour, contour / 100, bool(signed), zoom, centre)
-    return look, bool(shared)
+    return Look(opacity / 100, colour, contour / 100, bool(signed)), bool(shared)
 
 
 def _colours(names: Sequence[str], words: dict[str, str]) -> str:
     """The colour map; by its name in the URL (a bound selectbox would write the label)."""
     selection.choice_from_url("colours", names, "colours", names[0])
-    st.selectbox("Colours", names, key="colours", format_func=lambda one: words[one], width=190)
+    st.selectbox("Colours", names, key="colours", format_func=lambda one: words[one], width=170)
     selection.choice_to_url("colours", "colours", names[0])
     return st.session_state["colours"]
 
 
-def _zoom() -> float:
-    """How much nearer all three pictures are."""
-    steps = ["1", "2", "4"]
-    selection.choice_from_url("zoom", steps, "zoom", "1")
-    st.segmented_control("Zoom", steps, key="zoom", required=True, format_func=lambda one: f"{one}×")
-    selection.choice_to_url("zoom", "zoom", "1")
-    return float(st.session_state["zoom"] or 1)
-
-
-def _row_head(run_id: str, label: str, colour: str, found: Map | None, row: pd.Series) -> None:
-    summary = next((one for one in cached.summaries() if one.id == run_id), None)
-    leak = ""
-    if summary is not None and summary.audit.get("level") == "leak":
-        leak = widgets.leakage_html(summary.audit, short=True)
-    words = ""
-    if found is not None:
-        right = found.predicted == row["label"]
-        mark = widgets.icon("check" if right else "close") if row["label"] else ""
-        words = f"{mark} {widgets.plain(explain_view.verdict(found, row['label']))}"
-        classes = list(found.classes)
-        words += f' <span class="bh-muted">· P({widgets.plain(classes[-1])}) = {float(found.probabilities[-1]):.3f}</span>'
-    st.html(
-        f'<div class="bh-row bh-num"><span class="bh-chip"><span class="bh-dot" style="background:{colour}"></span>'
-        f"<b>{widgets.plain(label)}</b></span><span>{words}</span>{leak}</div>"
-    )
-
-
-def _row(found: Map, heat, pixels, look: Look, scale, row: pd.Series, label: str, first: bool) -> None:
-    """Image, map and overlay (an ensemble's disagreement beside them)."""
-    shown = explain_view.pictures(pixels, heat, look, row["magnification"], scale)
-    target = found.target
-    alt = gallery.alt_of(row)
-    verdict = explain_view.verdict(found, row["label"])
-    columns = st.columns(4 if isinstance(found, EnsembleMap) else 3, gap="small")
-    columns[0].image(shown.image, alt=alt, width="stretch")
-    columns[1].image(
-        shown.heat, alt=f"Map of {label} for {target}: brighter is more evidence", width="stretch"
-    )
-    columns[2].image(shown.overlay, alt=f"{alt}. Overlay of {label} for {target}; {verdict}", width="stretch")
-    if isinstance(found, EnsembleMap):
-        spread = explain_view.pictures(pixels, found.spread, look, row["magnification"])
-        columns[3].image(
-            spread.overlay, alt=f"Where the {len(found.members)} members disagree", width="stretch"
-        )
-    if first:
-        words = [
-            f"Image{_width(pixels, row['magnification'], look)}",
-            f"Map: evidence for {'and against ' if look.signed else ''}{target}",
+def _row(shown: Shown, run_id: str, heat: np.ndarray, look: Look) -> synced_view.Row:
+    """Image, map and overlay (an ensemble's disagreement beside them) with what the run said."""
+    found, judged, label = shown.found[run_id], shown.judged[run_id], shown.labels[run_id]
+    rings = explain_view.outlines(heat, look)
+    image_alt = gallery.alt_of(shown.row)
+    panels = [
+        synced_view.Panel("Image", image_alt, (("image", 1.0),), bar=True),
+        synced_view.Panel(
+            f"Map: evidence for {'and against ' if look.signed else ''}{found.target}",
+            f"Map of {label} for {found.target}: brighter is more evidence",
+            ((run_id, 1.0),),
+            rings,
+        ),
+        synced_view.Panel(
             "Overlay",
-        ]
-        if isinstance(found, EnsembleMap):
-            words.append("Where members disagree (SD)")
-        for column, text in zip(columns, words, strict=False):
-            column.caption(text)
+            f"{image_alt}. Overlay of {label} for {found.target}; {judged.words}",
+            (("image", 1.0), (run_id, look.opacity)),
+            rings,
+            bar=True,
+        ),
+    ]
+    if isinstance(found, EnsembleMap):
+        panels.append(
+            synced_view.Panel(
+                "Where members disagree (SD)",
+                f"Where the {len(found.members)} members disagree",
+                (("image", 1.0), (f"{run_id} spread", look.opacity)),
+            )
+        )
+    audit = _audit_of(run_id)
+    leaks = audit.get("level") == "leak"
+    return synced_view.Row(
+        label=label,
+        colour=widgets.run_colours().get(run_id, "#888888"),
+        verdict=judged.words,
+        panels=tuple(panels),
+        right=judged.right,
+        probability=judged.positive,
+        probability_words=_probability_words(found, judged),
+        threshold=0.5 if judged.threshold is None else judged.threshold,
+        leaks="\u26a0 Leaks patients" if leaks else "",
+        leaks_why=str(audit.get("verdict") or ""),
+        note=_note(shown, run_id),
+    )
+
+
+def _audit_of(run_id: str) -> dict[str, Any]:
+    return next((one.audit for one in cached.summaries() if one.id == run_id), {})
+
+
+def _probability_words(found: Map, judged: Judgement) -> str:
+    """`P(malignant) 0.831, threshold 0.42`."""
+    if judged.positive is None:
+        return ""
+    threshold = "0.50" if judged.threshold is None else f"{judged.threshold:.3f}"
+    return f"P({found.classes[-1]}) {judged.positive:.3f} · threshold {threshold}"
+
+
+def _note(shown: Shown, run_id: str) -> str:
+    """What the probability has meant on validation, and how much of the map lies on glass."""
+    found, judged = shown.found[run_id], shown.judged[run_id]
+    parts = []
+    if judged.positive is not None:
+        meant = explain_view.calibration(run_id, judged.positive)
+        parts.append(
+            f"Calibration: {meant}." if meant else "Calibration: not known, no validation predictions."
+        )
     if found.is_empty:
-        st.caption(f"Nothing in this image speaks for {widgets.escaped(target)}: the map is zero everywhere.")
-
-
-def _width(pixels, magnification: str, look: Look) -> str:
-    """`, 138 µm wide`: the scale bar in words, legible at any size."""
-    scale = overlay.MICRONS_PER_PIXEL.get(magnification)
-    return f", {pixels.shape[1] * scale / max(look.zoom, 1):.0f} µm wide" if scale else ""
+        parts.append(f"Nothing in this image speaks for {found.target}: the map is zero everywhere.")
+    else:
+        glass = on_glass(found.heat, explain_view.pixels_of(shown.path))
+        parts.append(
+            f"On glass: {glass.share:.0%} of the map, {glass.area:.0%} of the image."
+            if glass.area > 0
+            else "No glass in this image."
+        )
+    return " ".join(parts)
 
 
 def below(
-    ids: Sequence[str],
-    labels: dict[str, str],
-    table: pd.DataFrame,
-    rows: pd.DataFrame,
-    row: pd.Series,
-    found: dict[str, Map],
-    asked: dict[str, str],
+    ids: Sequence[str], shown: Shown, table: pd.DataFrame, rows: pd.DataFrame, asked: dict[str, str]
 ) -> None:
     """One of the views below the maps."""
     key = "explain_view"
@@ -322,34 +384,20 @@ def below(
         "Below", explain_more.VIEWS, key=key, required=True, label_visibility="collapsed"
     )
     selection.choice_to_url("view", key, explain_more.VIEWS[0])
-    files = paths(ids)
+    files, labels, row = paths(ids), shown.labels, shown.row
     look = st.session_state.get("_explain_look", Look())
-    if view == "Patient":
+    if view == "Slide":
+        explain_more.slide(table, row, files, ids[0])
+    elif view == "Patient":
         explain_more.patient(ids[0], labels[ids[0]], table, row, files, asked)
     elif view == "Grid":
         explain_more.grid(ids, labels, rows, files, asked)
+    elif view == "Members":
+        explain_more.members(shown.found, labels, shown.path, look)
     elif view == "Trust":
-        explain_more.trust(ids[0], labels[ids[0]], rows, files, asked)
+        explain_trust.draw(ids[0], labels[ids[0]], shown.found.get(ids[0]), shown.path, rows, files, asked)
     else:
-        explain_more.downloads(found, labels, row, files[row["image_id"]], look)
-
-
-def notes(found: dict[str, Map], labels: dict[str, str]) -> None:
-    """What to know when reading the probabilities."""
-    lines = []
-    for run_id in found:
-        if "val" in cached.run(run_id).predicted_splits():
-            error = ensemble_view.single_score(run_id, "val", "ece")
-            if error == error:
-                lines.append(f"{labels[run_id]}: calibration error on validation {error:.3f}")
-    if lines:
-        st.caption(widgets.escaped("Probabilities are not calibrated. " + "; ".join(lines) + "."))
-
-
-def table_of(ids: Sequence[str], split: str) -> tuple[pd.DataFrame, list[str], str]:
-    """The images the runs predicted, restricted to those whose file is known."""
-    table, inside, note = explain_view.opinions(ids, split)
-    return table, inside, note
+        explain_more.downloads(shown.found, labels, row, files[row["image_id"]], look)
 
 
 def paths(ids: Sequence[str]) -> dict[str, str]:

@@ -1,24 +1,25 @@
 """What the explain page knows: which images to walk through, their maps, and the pictures made of them.
 
 A map is asked of the engine once (it is then stored in the run folder and needs no torch). Opacity, colours,
-contour and zoom only make pictures of it: `Pictures`.
+contour only make pictures of it; opacity and zoom not even that (`synced_view`).
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from dashboard import cached, compare_view
-from dashboard.compare_view import View
-from engine.analysis import comparison
+from dashboard import cached, compare_view, synced_view, widgets
+from dashboard.compare_view import Point, View
+from engine.analysis import comparison, curves, metrics
 from engine.data import images
 from engine.errors import EngineError, ExplainError
 from engine.explain import overlay
@@ -75,67 +76,53 @@ def siblings(table: pd.DataFrame, image_id: str) -> pd.DataFrame:
 # --- pure: pictures ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Look:
-    """How a map is shown. contour: share of the image outlined, 0 = none. zoom: 1 = whole image; centre 0..1."""
+    """How a map is shown. contour: share of the image outlined, 0 = none."""
 
     opacity: float = 0.5
     colour_map: str = "inferno"
     contour: float = 0.0
     signed: bool = False
-    zoom: float = 1.0
-    centre: tuple[float, float] = (0.5, 0.5)
+
+    @property
+    def colours(self) -> str:
+        """The colour map of `overlay.colours`."""
+        return "signed" if self.signed else self.colour_map
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Image, map and overlay as files, all of the same part of the image."""
-
-    image: bytes
-    heat: bytes
-    overlay: bytes
-
-
-def pictures(
-    pixels: np.ndarray,
-    heat: np.ndarray,
-    look: Look,
-    magnification: str = "",
-    scale: tuple[float, float] | None = None,
-) -> Pictures:
-    """The three pictures of one map.
+def coloured(heat: np.ndarray, look: Look, scale: tuple[float, float] | None = None) -> bytes:
+    """A map in its colours, as a file for the screen.
 
     Args:
-        pixels: uint8, height x width x 3. heat: float, height x width; signed where `look.signed`.
+        heat: float, height x width; signed where `look.signed`.
         scale: a scale shared by several maps, otherwise the map's own.
     """
-    colours = "signed" if look.signed else look.colour_map
+    return jpeg(overlay.colourise(heat, look.colours, scale))
+
+
+def outlines(heat: np.ndarray, look: Look) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Rings of (x, y) around the hottest share, in pixels; none where `look.contour` is 0."""
+    if not look.contour:
+        return ()
     strongest = np.abs(heat) if look.signed else heat
-    mixed = overlay.overlay(pixels, heat, look.opacity, colours, scale)
-    flat = overlay.colourise(heat, colours, scale)
-    if look.contour:
-        mixed = overlay.draw_contour(mixed, strongest, look.contour)
-        flat = overlay.draw_contour(flat, strongest, look.contour)
-    shown = [crop(one, look) for one in (pixels, flat, mixed)]
-    with_bar = [
-        overlay.scale_bar(one, magnification) if look.zoom <= 1 else one for one in (shown[0], shown[2])
-    ]
-    return Pictures(jpeg(with_bar[0]), jpeg(shown[1]), jpeg(with_bar[1]))
+    return tuple(
+        tuple((float(x) + 0.5, float(y) + 0.5) for x, y in ring)
+        for ring in overlay.contours(strongest, look.contour)
+    )
 
 
-def crop(picture: np.ndarray, look: Look) -> np.ndarray:
-    """The part that is zoomed to, at the picture's own pixels."""
-    if look.zoom <= 1:
-        return picture
-    height, width = picture.shape[:2]
-    tall, wide = max(16, round(height / look.zoom)), max(16, round(width / look.zoom))
-    left = round((width - wide) * float(np.clip(look.centre[0], 0, 1)))
-    top = round((height - tall) * float(np.clip(look.centre[1], 0, 1)))
-    return np.ascontiguousarray(picture[top : top + tall, left : left + wide])
+def legend(look: Look, scale: tuple[float, float] | None) -> synced_view.Legend:
+    """The colours with their ends in words."""
+    if look.signed:
+        low, high = "against", "for the target"
+    else:
+        low, high = "no evidence", "most" if scale is None else f"most of all models ({scale[1]:.3g})"
+    return synced_view.Legend(overlay.colours(look.colours), low, high)
 
 
 def jpeg(picture: np.ndarray) -> bytes:
-    """For the screen only: a tenth of a PNG's size and time. Downloads are PNG."""
+    """For the screen only, without chroma subsampling: nuclei keep their edges at 16x. Downloads are PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=90)
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=93, subsampling=0)
     return buffer.getvalue()
 
 
@@ -154,13 +141,79 @@ def heat_of(found: Map, signed: bool) -> np.ndarray:
     return found.heat
 
 
-def verdict(found: Map, truth: str, threshold_note: str = "") -> str:
+@dataclass(frozen=True)
+class Judgement:
+    """What a model said of an image.
+
+    Attributes:
+        called: its class, at the threshold. probability: of that class.
+        positive: probability of the last class (malignant); None with more than two classes.
+        threshold: from which `positive` on the last class is called; None = the most probable class.
+        truth: true class, empty where it is not known.
+    """
+
+    called: str
+    probability: float
+    positive: float | None
+    threshold: float | None
+    truth: str
+
+    @property
+    def right(self) -> bool | None:
+        return self.called == self.truth if self.truth else None
+
+    @property
+    def words(self) -> str:
+        """`malignant 0.93, truly benign: wrong`."""
+        said = f"{self.called} {self.probability:.2f}"
+        if self.right is None:
+            return f"{said}, truth unknown"
+        return f"{said}, truly {self.truth}: {'right' if self.right else 'wrong'}"
+
+
+def judgement(
+    probabilities: Sequence[float] | np.ndarray,
+    classes: Sequence[str],
+    truth: str,
+    threshold: float | None = None,
+) -> Judgement:
+    """A model's answer from its probabilities, (classes,)."""
+    values = np.asarray(probabilities, dtype=float)
+    at = int(values.argmax())
+    positive = float(values[-1]) if len(values) == 2 else None
+    if threshold is not None and positive is not None:
+        at = int(positive >= threshold)
+    return Judgement(str(classes[at]), float(values[at]), positive, threshold, str(truth or ""))
+
+
+def said_of(
+    found: Map, row: Mapping[str, Any] | pd.Series, run_id: str, threshold: float | None
+) -> Judgement:
+    """What a run said of the image: the map's own probabilities; an ensemble's stored prediction.
+
+    A vote, a temperature or a stacker is not the weighted mean that the fused map carries.
+    """
+    truth = row["label"]
+    stored = row.get(f"predicted_{run_id}")
+    if isinstance(found, EnsembleMap) and isinstance(stored, str) and len(found.classes) == 2:
+        sure = float(row[f"confidence_{run_id}"])
+        positive = sure if stored == found.classes[-1] else 1 - sure
+        return judgement([1 - positive, positive], found.classes, truth, threshold)
+    return judgement(found.probabilities, found.classes, truth, threshold)
+
+
+def verdict(found: Map, truth: str) -> str:
     """`malignant 0.93, truly benign: wrong`."""
-    probability = float(found.probabilities[list(found.classes).index(found.predicted)])
-    if not truth:
-        return f"{found.predicted} {probability:.2f}, truth unknown{threshold_note}"
-    word = "right" if found.predicted == truth else "wrong"
-    return f"{found.predicted} {probability:.2f}, truly {truth}: {word}{threshold_note}"
+    return judgement(found.probabilities, found.classes, truth).words
+
+
+def spread(rows: pd.DataFrame, ids: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Standard deviation over runs of the probability of the last class, (rows,); two classes."""
+    columns = []
+    for run_id in ids:
+        sure = rows[f"confidence_{run_id}"].to_numpy(dtype=float)
+        columns.append(np.where(rows[f"predicted_{run_id}"] == classes[-1], sure, 1 - sure))
+    return np.std(columns, axis=0) if columns else np.zeros(len(rows))
 
 
 # --- cached --------------------------------------------------------------------------------------------
@@ -180,8 +233,13 @@ def explainable(summaries: Sequence[Summary]) -> list[Summary]:
     return found
 
 
-def opinions(ids: Sequence[str], split: str) -> tuple[pd.DataFrame, list[str], str]:
+def opinions(
+    ids: Sequence[str], split: str, point: Point | None = None
+) -> tuple[pd.DataFrame, list[str], str]:
     """(a row per image with the runs' opinions, the runs in it, a sentence about those left out).
+
+    Args:
+        point: the operating point at which right and wrong are told; the most probable class unless given.
 
     Raises:
         RunError, PredictionsError: the first run has no predictions for the split.
@@ -189,12 +247,57 @@ def opinions(ids: Sequence[str], split: str) -> tuple[pd.DataFrame, list[str], s
     able = [run_id for run_id in ids if split in cached.run(run_id).predicted_splits()]
     ids = able or list(ids)
     try:
-        return compare_view.opinions(View(tuple(ids), split)), ids, ""
+        return _opinions(ids, split, point), ids, ""
     except EngineError as error:
         if len(ids) < 2:
             raise
         note = f"Filters speak of the first run only: {error.message[0].lower()}{error.message[1:]}."
-        return compare_view.opinions(View((ids[0],), split)), ids[:1], note
+        return _opinions(ids[:1], split, point), ids[:1], note
+
+
+def thresholds(ids: Sequence[str], point: Point | None) -> dict[str, float | None]:
+    """Run id -> from which probability on the last class is called; None = the most probable class.
+
+    Raises:
+        RunError, PredictionsError: a run has no validation predictions to choose on.
+    """
+    chosen = compare_view.thresholds_at(ids, point) if point else (None,) * len(ids)
+    return dict(zip(ids, chosen, strict=True))
+
+
+def _opinions(ids: Sequence[str], split: str, point: Point | None) -> pd.DataFrame:
+    chosen = tuple(thresholds(ids, point).values())
+    return compare_view.opinions(View(tuple(ids), split, thresholds=chosen if point else ()))
+
+
+def calibration(run_id: str, positive: float) -> str:
+    """What such a probability has meant on validation: `of 23 validation images given 0.80 to 0.90, 14 were malignant`.
+
+    Empty without validation predictions of two classes.
+    """
+    folder = cached.run(run_id)
+    if "val" not in folder.predicted_splits():
+        return ""
+    try:
+        bins, name = _reliability(str(folder.path), cached._file_stamp(folder.predictions_file("val")))
+    except EngineError:
+        return ""
+    near = bins[(bins["low"] <= positive) & ((positive < bins["high"]) | (bins["high"] >= 1))]
+    if near.empty:
+        low = min(int(positive * 10), 9) / 10
+        return f"no validation image was given {low:.1f} to {low + 0.1:.1f}, so nothing says what {positive:.2f} is worth"
+    one = near.iloc[0]
+    hits = round(one["observed"] * one["n"])
+    return (
+        f"of {widgets.counted(int(one['n']), 'validation image')} given {one['low']:.1f} to {one['high']:.1f}, "
+        f"{hits} {'was' if hits == 1 else 'were'} {name}"
+    )
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _reliability(path: str, stamp: tuple) -> tuple[pd.DataFrame, str]:
+    result = metrics.outcome(RunFolder(Path(path)).predictions("val"))
+    return curves.reliability(result), result.classes[-1]
 
 
 def pixels_of(path: str) -> np.ndarray:
@@ -204,6 +307,20 @@ def pixels_of(path: str) -> np.ndarray:
         DataError: it is gone or cannot be read.
     """
     return _pixels(path, cached._file_stamp(path))
+
+
+def picture_of(path: str) -> bytes:
+    """The whole image as a file for the screen.
+
+    Raises:
+        DataError: it is gone or cannot be read.
+    """
+    return _picture(path, cached._file_stamp(path))
+
+
+@st.cache_data(max_entries=24, show_spinner=False)
+def _picture(path: str, stamp: tuple) -> bytes:
+    return jpeg(_pixels(path, stamp))
 
 
 @st.cache_resource(max_entries=24, show_spinner=False)

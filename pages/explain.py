@@ -7,7 +7,6 @@ import streamlit as st
 from dashboard import (
     cached,
     compare_panels,
-    explain_more,
     explain_panels,
     explain_view,
     selection,
@@ -43,8 +42,11 @@ if not ids:
     right.info("Tick at least one model on the left.", icon=":material/arrow_back:")
     st.stop()
 
+with left:
+    point = explain_panels.operating_point(by_id[ids[0]].config.classes)
 try:
-    table, inside, note = explain_panels.table_of(ids, split)
+    table, inside, note = explain_view.opinions(ids, split, point)
+    thresholds = explain_view.thresholds(ids, point)
 except EngineError as error:
     with right:
         widgets.show_error(error)
@@ -70,12 +72,14 @@ with right:
                 remedy="Tick a run that was trained here: its manifest says where the images lie",
             )
         explain_view.pixels_of(path)
-        found, failed = explain_panels.make_maps(ids, labels, path, method, target, layer)
-        explain_panels.pictures(found, failed, labels, row, path)
-        explain_panels.notes(found, labels)
-        for one in found.values():
-            explain_more.overlap(one, widgets.run_labels(cached.summaries()))
         asked = {"method": method, "target": target, "layer": layer}
-        explain_panels.below(ids, labels, table, rows, row, found, asked)
+        found, failed = explain_panels.make_maps(ids, path, **asked)
+        judged = {
+            run_id: explain_view.said_of(one, row, run_id, thresholds[run_id])
+            for run_id, one in found.items()
+        }
+        shown = explain_panels.Shown(row, path, labels, found, failed, judged)
+        explain_panels.pictures(shown)
+        explain_panels.below(ids, shown, table, rows, asked)
     except EngineError as error:
         widgets.show_error(error)

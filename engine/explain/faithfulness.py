@@ -75,7 +75,7 @@ def faithfulness(
     *,
     fractions: tuple[float, ...] = FRACTIONS,
     steps: int = STEPS,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Faithfulness:
     """ROAD, insertion and deletion of one map.
@@ -100,7 +100,7 @@ def faithfulness(
     squares = geometry.views(image, loaded.image_size, loaded.geometry)
     pixels = loaded.normalise(torch.from_numpy(np.stack([square.pixels for square in squares])))
     order = _order(explanation, len(squares), seed)
-    ask = _Probability(loaded, explanation, batch_size)
+    ask = _Probability(loaded, explanation, batch_size or cam.at_once(loaded))
     road = [_removed(pixels, order, share, most, seed) for most in (True, False) for share in fractions]
     blurred = _blurred(pixels)
     shares = np.linspace(0, 1, steps + 1)

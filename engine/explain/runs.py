@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.explain.cam import Loaded
 
 Map = Explanation | EnsembleMap
+FILES_AT_ONCE = 16
 Loader = Callable[[RunFolder], "Loaded"]
 
 
@@ -75,17 +76,20 @@ def explain_files(
     layer: str | None = None,
     device: str = "cpu",
     load: Loader | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> Iterator[tuple[Path, Map | EngineError]]:
-    """Maps of many files, in order, a batch at a time; an unreadable image gives its error, not an end.
+    """Maps of many files, in order, a few at a time; an unreadable image gives its error, not an end.
+
+    Args:
+        batch_size: inputs per pass of the network; what suits the device unless given.
 
     Raises:
         ExplainError: what is wrong for every image (no weights, unknown method, target or layer).
     """
     load = load or _loader(device)
     question = _Question(method, target, layer or "")
-    for start in range(0, len(sources), batch_size):
-        chunk = sources[start : start + batch_size]
+    for start in range(0, len(sources), FILES_AT_ONCE):
+        chunk = sources[start : start + FILES_AT_ONCE]
         data = [_read(source) for source in chunk]
         good = [one for one in data if isinstance(one, bytes)]
         found = iter(_maps(folder, good, question, load, batch_size))
@@ -94,7 +98,7 @@ def explain_files(
 
 
 def _maps(
-    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int | None
 ) -> list[Map] | list[Map | EngineError]:
     if folder.config().kind == "ensemble":
         return [*_ensemble_maps(folder, data, question, load, batch_size)]
@@ -102,7 +106,7 @@ def _maps(
 
 
 def _model_maps(
-    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int | None
 ) -> list[Explanation | EngineError]:
     """Maps of one trained run: stored ones read, the others made in one go and stored."""
     keys = [_key(folder, one, question) for one in data]
@@ -123,7 +127,7 @@ def _model_maps(
 
 
 def _make(
-    folder: RunFolder, pixels: list[np.ndarray], key: store.Key, load: Loader, batch_size: int
+    folder: RunFolder, pixels: list[np.ndarray], key: store.Key, load: Loader, batch_size: int | None
 ) -> list[Explanation]:
     from engine.explain import cam
 
@@ -154,7 +158,7 @@ def _key(folder: RunFolder, data: bytes, question: _Question) -> store.Key:
 
 
 def _ensemble_maps(
-    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int | None
 ) -> list[Map | EngineError]:
     members, weights = ensemble_members(folder)
     if str(question.target).strip().lower() == methods.PREDICTED:
@@ -170,7 +174,7 @@ def _ensemble_maps(
 
 
 def _by_prediction(
-    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int | None
 ) -> list[Map | EngineError]:
     """The class that the ensemble predicts, image by image: members may predict another one."""
     first = _Question(question.method, folder.config().classes[-1], question.layer)

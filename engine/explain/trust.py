@@ -18,12 +18,13 @@ CONTROL = "randomcam"
 
 @dataclass(frozen=True)
 class Measure:
-    """A number per map: its column, label, and whether more (+1) or less (-1) is better; 0 = neither."""
+    """A number per map: its column, label, whether more (+1) or less (-1) is better (0 = neither), its limits."""
 
     name: str
     label: str
     better: int
     help: str
+    limits: tuple[float, float] = (0.0, 1.0)
 
 
 MEASURES: tuple[Measure, ...] = (
@@ -32,6 +33,7 @@ MEASURES: tuple[Measure, ...] = (
         "ROAD",
         +1,
         "Gap in probability between removing the least and the most relevant pixels, halved.",
+        (-0.5, 0.5),
     ),
     Measure(
         "insertion", "Insertion", +1, "Area under the probability while pixels are put onto a blurred image."
@@ -92,7 +94,7 @@ def summarise(table: pd.DataFrame, control: str = CONTROL, draws: int = DRAWS) -
         beside = table[table["method"] == control].set_index("image_id").reindex(own.index)
         for measure in MEASURES:
             values = own[measure.name].to_numpy(dtype=float)
-            mean = mean_by_case(own, values, draws)
+            mean = mean_by_case(own, values, draws, limits=measure.limits)
             gap = None
             if method != control and beside[measure.name].notna().any():
                 gap = mean_by_case(own, values - beside[measure.name].to_numpy(dtype=float), draws)
@@ -100,12 +102,19 @@ def summarise(table: pd.DataFrame, control: str = CONTROL, draws: int = DRAWS) -
     return found
 
 
-def mean_by_case(table: pd.DataFrame, values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Estimate:
+def mean_by_case(
+    table: pd.DataFrame,
+    values: np.ndarray,
+    draws: int = DRAWS,
+    seed: int = 0,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
     """Mean over images with an interval over cases.
 
     Args:
         table: columns `case` and `label`; a row per value.
         values: float, nan where undefined (left out).
+        limits: no mean can lie beyond; the interval is cut there.
     """
     kept = np.isfinite(values)
     case = table["case"].astype(str).to_numpy()[kept]
@@ -126,7 +135,7 @@ def mean_by_case(table: pd.DataFrame, values: np.ndarray, draws: int = DRAWS, se
     )
     top = np.bincount(unit, weights=values, minlength=len(names))
     count = np.bincount(unit, minlength=len(names)).astype(float)
-    return sample.estimate(_MeanOfImages(top, count))
+    return sample.estimate(_MeanOfImages(top, count), limits)
 
 
 def _strata(unit: np.ndarray, label: np.ndarray, units: int) -> tuple[np.ndarray, tuple[str, ...]]:
