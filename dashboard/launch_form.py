@@ -22,13 +22,14 @@ PARTS = {DataConfig: "data", ModelConfig: "model", TrainingConfig: "training"}
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """What the form holds: a configuration, the models, folds and seeds of the batch, and who executes it."""
+    """What the form holds: a configuration, what the batch has several of, and who executes it."""
 
     config: RunConfig
     models: tuple[str, ...]
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
     executor: str = LOCAL
+    rates: tuple[float, ...] = (0.0,)
 
 
 def param_of(item: dataclasses.Field) -> str:
@@ -54,11 +55,12 @@ def with_value(config: RunConfig, dotted: str, value: Any) -> RunConfig:
 
 
 # --- the URL -------------------------------------------------------------------------------------------
-LISTS = {"model": "models", "fold": "folds", "seed": "seeds"}
+LISTS = {"model": "models", "fold": "folds", "seed": "seeds", "lr": "rates"}
 
 
 def draft_of(config: RunConfig) -> Draft:
-    return Draft(config, (config.model.name,), (config.data.fold,), (config.training.seed,))
+    training = config.training
+    return Draft(config, (config.model.name,), (config.data.fold,), (training.seed,), rates=(training.lr,))
 
 
 def from_params(params: Mapping[str, str], base: RunConfig) -> tuple[Draft, list[str]]:
@@ -151,7 +153,8 @@ def doubts(config: RunConfig, ready: Prepared | None, models: Sequence[str]) -> 
             )
     if 0 < config.model.image_size < 96:
         found.append(f"At {config.model.image_size} pixels the nuclei are gone; 160 and more are usual.")
-    if recipe.geometry != config.model.geometry and recipe.geometry != "square":
+    geometry = config.model.geometry or recipe.geometry
+    if geometry != recipe.geometry and recipe.geometry != "square":
         found.append(f"The recipe {recipe.name} was made for the geometry {recipe.geometry}.")
     if config.model.pretrained == "none" and recipe.stages[0].trainable == "head":
         found.append("A frozen backbone with random weights learns little: its features mean nothing.")

@@ -43,7 +43,7 @@ def _label(dotted: str) -> dict[str, Any]:
 def field(dotted: str, value: Any, *, empty: str = "") -> Any:
     """The widget of a field, chosen by its facts: choices, a switch, a number in its range, or a line of text.
 
-    `empty`: for numbers whose 0 means something else (`the recipe's: 40`); the box is then empty for 0.
+    `empty`: for values that leave it to the recipe or the model (`40 (recipe)`); the box is then empty.
     """
     item = _FIELDS[dotted]
     facts = item.metadata
@@ -72,9 +72,10 @@ def _number(item: dataclasses.Field, value: float, about: dict[str, Any], empty:
     if kind is float:
         options |= {"format": "%g", "step": 1e-4 if item.name == "lr" else 0.05}
     if empty:
-        start: Any = None if value == 0 else kind(value)
+        unset = item.metadata.get("unset", 0)
+        start: Any = None if value == unset else kind(value)
         given = st.number_input(value=start, placeholder=empty, **options, **about)
-        return kind(0) if given is None else given
+        return kind(unset) if given is None else given
     return st.number_input(value=kind(value), **options, **about)
 
 
@@ -92,10 +93,10 @@ def form() -> Draft:
         model, models = _model(start)
     with columns[2]:
         st.subheader("Training", anchor=False)
-        training, seeds = _training(start)
+        training, seeds, rates = _training(start)
         executor = cluster_parts.picker(start.executor, _key("executor"))
     config = dataclasses.replace(start.config, data=data, model=model, training=training)
-    return Draft(config, models, folds, seeds, executor)
+    return Draft(config, models, folds, seeds, executor, rates)
 
 
 def _start() -> tuple[RunConfig, Draft]:
@@ -326,10 +327,11 @@ def _model(start: Draft):
         accept_new_options=True,
         **_label("model.pretrained"),
     )
-    sizes = sorted({record.image_size for record in records})
+    made_for = _recipe_of(start).geometry
+    geometry = field("model.geometry", now.geometry, empty=f"as the recipe says: {made_for}")
+    sizes = sorted({record.input_size(geometry or made_for) for record in records})
     own = f"the model's: {', '.join(map(str, sizes))}" if sizes else "the model's own"
     size = field("model.image_size", now.image_size, empty=own)
-    geometry = field("model.geometry", now.geometry)
     with st.expander("Advanced"):
         dropout = field("model.dropout", now.dropout)
     model = dataclasses.replace(
@@ -341,6 +343,12 @@ def _model(start: Draft):
         dropout=float(dropout),
     )
     return model, tuple(models)
+
+
+def _recipe_of(start: Draft) -> presets.Recipe:
+    """The recipe that the form holds; its widget comes after those that ask."""
+    chosen = st.session_state.get(_key("training.recipe"), start.config.training.recipe)
+    return presets.PRESETS.get(str(chosen)) or next(iter(presets.PRESETS.values()))
 
 
 # --- training ------------------------------------------------------------------------------------------
@@ -359,40 +367,61 @@ def _training(start: Draft):
     left, right = st.columns(2, gap="small")
     with left:
         epochs = field("training.epochs", now.epochs, empty=f"{preset.stages[-1].epochs} (recipe)")
-        lr = field("training.lr", now.lr, empty=f"{preset.stages[-1].lr:g} (recipe)")
+        rates_text = st.text_input(
+            value=", ".join(f"{rate:g}" for rate in start.rates if rate),
+            placeholder=f"{preset.stages[-1].lr:g} (recipe)",
+            **{**_label("training.lr"), "label": "Learning rates"},
+        )
     with right:
         batch = field("training.batch_size", now.batch_size, empty=f"{preset.batch_size} (recipe)")
         seeds_text = st.text_input(
             value=", ".join(map(str, start.seeds)), **{**_label("training.seed"), "label": "Seeds"}
         )
     seeds: tuple[int, ...] = ()
-    try:
+    rates: tuple[float, ...] = ()
+    with widgets.errors_shown():
         seeds = launch.parse_numbers(seeds_text)
-    except ConfigError as error:
-        widgets.show_error(error)
+    with widgets.errors_shown():
+        rates = launch.parse_rates(rates_text)
     device = _device(now.device)
     with st.expander("Advanced"):
         values = {
-            name: field(f"training.{name}", getattr(now, name))
-            for name in ("augmentation", "accumulate", "patience", "precision", "workers", "mode", "compile")
+            name: field(f"training.{name}", getattr(now, name), empty=_recipes_own(preset, name))
+            for name in ADVANCED
         }
     training = dataclasses.replace(
         now,
         recipe=recipe,
         epochs=int(epochs),
         batch_size=int(batch),
-        lr=float(lr),
+        lr=rates[0] if rates else 0.0,
         device=device,
         seed=seeds[0] if seeds else now.seed,
-        augmentation=values["augmentation"] or "",
-        accumulate=int(values["accumulate"]),
-        patience=int(values["patience"]),
-        precision=values["precision"],
-        workers=int(values["workers"]),
-        mode=values["mode"],
-        compile=bool(values["compile"]),
+        **values,
     )
-    return training, seeds
+    return training, seeds, rates
+
+
+ADVANCED = (
+    "augmentation", "sampling", "loss", "class_weights", "label_smoothing", "mixup", "cutmix", "ema", "weight_decay",
+    "clip", "accumulate", "patience", "tta", "precision", "compile", "workers", "mode",
+)  # fmt: skip
+
+
+def _recipes_own(preset: presets.Recipe, name: str) -> str:
+    """What an empty box stands for; nothing for a field that the recipe does not decide."""
+    facts = _FIELDS[f"training.{name}"].metadata
+    if "unset" not in facts and "" not in (facts.get("choices") or ()):
+        return ""
+    value = getattr(preset, name)
+    shown = (
+        ("on" if value else "off")
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else value
+    )
+    return f"{shown} (recipe)"
 
 
 def _device(now: str) -> str:
@@ -467,9 +496,14 @@ def _commands(draft: Draft, planned: list[RunConfig]) -> None:
     if not planned:
         return
     st.caption("The same from the command line:")
-    config = dataclasses.replace(draft.config, experiment=planned[0].experiment)
+    config = draft.config.changed(experiment=planned[0].experiment, model__geometry=planned[0].model.geometry)
     line = launch.command_line(
-        config, models=draft.models, folds=draft.folds, seeds=draft.seeds, executor=draft.executor
+        config,
+        models=draft.models,
+        folds=draft.folds,
+        seeds=draft.seeds,
+        rates=draft.rates,
+        executor=draft.executor,
     )
     st.code(line, language="bash", wrap_lines=True)
     widgets.download_text(
@@ -487,15 +521,19 @@ def plan(draft: Draft) -> tuple[list[RunConfig], list[EngineError]]:
         problems.append(ConfigError("No model is chosen", remedy="Choose one or several"))
     if not draft.seeds:
         problems.append(ConfigError("No seed is given", remedy="Give at least one, like 0"))
+    if not draft.rates:
+        problems.append(ConfigError("A learning rate cannot be read", remedy="Give numbers like 1e-4, 1e-3"))
     if problems:
         return [], problems
     config = draft.config
-    if not config.experiment and len(draft.models) * len(draft.folds) * len(draft.seeds) > 1:
+    if not config.experiment and max(map(len, (draft.models, draft.folds, draft.seeds, draft.rates))) > 1:
         # One id for as long as the form is filled in, so that the command shown does not change at every click.
         key = "_train_experiment"
         st.session_state.setdefault(key, run_folder.new_id("experiment"))
         config = dataclasses.replace(config, experiment=st.session_state[key])
-    planned = launch.plan(config, models=draft.models, folds=draft.folds, seeds=draft.seeds)
+    planned = launch.plan(
+        config, models=draft.models, folds=draft.folds, seeds=draft.seeds, rates=draft.rates
+    )
     if len(planned) > MAX_RUNS:
         problems.append(
             ConfigError(
@@ -527,6 +565,7 @@ def _stated(draft: Draft, planned: list[RunConfig], ready: Prepared | None) -> N
     if not planned:
         return
     parts = [(len(draft.models), "model"), (len(draft.folds), "fold"), (len(draft.seeds), "seed")]
+    parts += [(len(draft.rates), "learning rate")] if len(draft.rates) > 1 else []
     product = " × ".join(widgets.counted(n, noun) for n, noun in parts)
     text = f"<b>{widgets.counted(len(planned), 'run')}</b>" + (f" = {product}" if len(planned) > 1 else "")
     if ready is not None:
@@ -639,13 +678,14 @@ def _batch(config: RunConfig, ready: Prepared | None) -> None:
     ):
         return
     record = catalog.BY_NAME.get(config.model.name)
-    size = config.model.image_size or (record.image_size if record else 224)
+    geometry = config.model.geometry or recipe.geometry
+    size = config.model.image_size or (record.input_size(geometry) if record else 224)
     train = ready.manifest.table[ready.manifest.table["split"] == "train"]
     rows = train.groupby("label", sort=False).head(1)
     paths = tuple(str(ready.manifest.absolute(str(path))) for path in rows["path"][:3])
     with widgets.errors_shown():
         with st.spinner("Augmenting ..."):
-            sheet = cached.batch_sheet(paths, recipe.augmentation, min(size, 160), config.model.geometry, 4)
+            sheet = cached.batch_sheet(paths, recipe.augmentation, min(size, 160), geometry, 4)
         said = (
             f"{recipe.augmentation} augmentation: one training image per class (left) and four versions of it"
         )

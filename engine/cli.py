@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--folds", metavar="N,N", help="several folds at once: 0,1,2 or 0-4")
         command.add_argument("--seeds", metavar="N,N", help="several seeds at once: 0,1,2 or 0-4")
+        command.add_argument("--lrs", metavar="R,R", help="several learning rates at once: 1e-4,1e-3")
         if name == "start":
             command.add_argument(
                 "--executor",
@@ -426,6 +427,16 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help=f"which of {', '.join(BENCHES)}; all unless given"
     )
     command.add_argument("--data", type=Path, help="data set for loader and train; the sample unless given")
+    command.add_argument(
+        "--device", default="auto", help="of the bench train: auto, cpu, cuda or cuda:<index>"
+    )
+    command.add_argument(
+        "--batch-size",
+        "--batch_size",
+        type=int,
+        default=0,
+        help="of the bench train; 0 = what suits the device",
+    )
 
     command = add("work", _work, "Execute the run in a folder (what workers are started with).")
     command.add_argument("folder", type=Path, metavar="DIR")
@@ -641,6 +652,7 @@ def _plan(given: argparse.Namespace) -> list[RunConfig]:
         models=_listed(config.model.name),
         folds=launch.parse_numbers(given.folds, "Folds") if given.folds else (),
         seeds=launch.parse_numbers(given.seeds) if given.seeds else (),
+        rates=launch.parse_rates(given.lrs) if given.lrs else (),
     )
     found = launch.all_problems(configs)
     for error in found[:-1]:
@@ -1103,7 +1115,7 @@ def _bench(given: argparse.Namespace) -> int:
     for name in given.names or BENCHES:
         _say(f"Measuring {name} ...")
         module = importlib.import_module(f"engine.bench.{name}")
-        records = module.run(**_bench_options(name, given.data))
+        records = module.run(**_bench_options(name, given))
         results[name] = records
         write = getattr(module, "text", None) or getattr(module, "as_text", None) or _table
         texts += [f"\n{name}", write(records)]
@@ -1111,8 +1123,9 @@ def _bench(given: argparse.Namespace) -> int:
     return 0
 
 
-def _bench_options(name: str, data: Path | None) -> dict[str, Any]:
+def _bench_options(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """The data set for the benches that read images: the one given, or the sample in a temporary folder."""
+    data: Path | None = given.data
     if name not in ("loader", "train"):
         return {}
     import tempfile
@@ -1123,7 +1136,8 @@ def _bench_options(name: str, data: Path | None) -> dict[str, Any]:
     if data is None:
         data = Path(tempfile.gettempdir()) / "breakhis-dashboard-bench-sample"
         write_sample(data, seed=0)
-    return {"manifest": load_dataset(data)}
+    device = {"device": given.device, "batch_size": given.batch_size} if name == "train" else {}
+    return {"manifest": load_dataset(data), **device}
 
 
 # -- processes --------------------------------------------------------------------------------------

@@ -14,21 +14,38 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from engine.data.manifest import Manifest
 from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from engine.runs.folder import create
 
+if TYPE_CHECKING:
+    from engine.training.device import Device
+
 MODEL = "tf_efficientnetv2_b0"
 IMAGE_SIZE = 224
-ROUNDS = 5
-BATCHES = 4
 LIMITS = {"ours / plain": 1.08, "ours / bare": 0.97, "wait share": 0.03, "frozen": 20.0}
+LIMITS_GPU = {"ours / plain": 1.08, "ours / bare": 0.90, "frozen": 20.0}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: images per batch, batches per round, rounds."""
+
+    batch: int
+    batches: int
+    rounds: int
+
+
+# A GPU is through with a handful of batches before its clocks have settled; images are then taken repeatedly.
+CPU_SIZE, GPU_SIZE = Size(16, 4, 5), Size(64, 100, 3)
 
 
 def run(
@@ -36,34 +53,46 @@ def run(
     *,
     model: str = MODEL,
     image_size: int = IMAGE_SIZE,
-    batch_size: int = 16,
-    rounds: int = ROUNDS,
-    batches: int = BATCHES,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 0,
+    rounds: int = 0,
+    batches: int = 0,
 ) -> list[dict[str, Any]]:
-    """Measure all sides on the first images of a data set.
+    """Measure all sides on images of a data set.
+
+    Args:
+        batch_size, rounds, batches: 0 = what suits the device.
 
     Returns:
         Records with `name`, `value`, `unit`, `limit` (None where there is none), `ok`, `detail`.
     """
-    chosen = _chosen(manifest, batch_size * batches)
+    from engine.training.device import choose
+
+    usual = GPU_SIZE if choose(device).is_cuda else CPU_SIZE
+    size = Size(batch_size or usual.batch, batches or usual.batches, rounds or usual.rounds)
+    images = size.batch * size.batches
+    chosen = _chosen(manifest, images)
     config = RunConfig(
         data=DataConfig(root=str(manifest.root)),
         model=ModelConfig(name=model, pretrained="none", image_size=image_size),
-        training=TrainingConfig(recipe="study-as-run", batch_size=batch_size, epochs=1),
+        training=TrainingConfig(
+            recipe="study-as-run", batch_size=size.batch, epochs=1, device=device, precision=precision
+        ),
         classes=chosen.classes,
     )
     with tempfile.TemporaryDirectory() as folder:
-        fit = _our_fit(Path(folder), config, chosen)
+        fit = _our_fit(Path(folder), config, chosen, images)
         loader = fit.loader
         sides: dict[str, Callable[[], float]] = {
-            "plain": _plain_side(fit, chosen, batch_size),
+            "plain": _plain_side(fit, chosen, size.batch),
             "ours": lambda: _our_round(fit, loader),
-            "bare": lambda: _our_round(fit, _Resident(fit, loader, batch_size)),
+            "bare": lambda: _our_round(fit, _Resident(fit, loader, size.batch)),
         }
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         cores: dict[str, list[float]] = {name: [] for name in sides}
         waits: list[float] = []
-        for turn in range(rounds + 1):  # the first round warms up
+        for turn in range(size.rounds + 1):  # the first round warms up
             for name, measure in sides.items():
                 busy = _cpu_seconds()
                 took = measure()
@@ -73,8 +102,7 @@ def run(
                     if name == "ours":
                         waits.append(fit.tally.waiting / fit.tally.seconds)
         frozen = _frozen_epochs(fit, Path(folder), config, chosen)
-    images = len(fit.parts["train"])
-    return _records(seconds, cores, waits, frozen, images, str(fit.device.torch))
+    return _records(seconds, cores, waits, frozen, len(fit.parts["train"]), fit.device)
 
 
 def _cpu_seconds() -> float:
@@ -92,14 +120,17 @@ def _records(
     waits: list[float],
     frozen: tuple[float, float],
     images: int,
-    device: str,
+    device: Device,
 ) -> list[dict[str, Any]]:
     rate = {name: images / median(times) for name, times in seconds.items()}
     spread = {
         name: f"{images / max(times):.1f} to {images / min(times):.1f}" for name, times in seconds.items()
     }
+    limits = LIMITS_GPU if device.is_cuda else LIMITS
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    where = f"{device}, {count} cores, load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else device
+    where = f"{device.name()}, {count} cores"
+    if hasattr(os, "getloadavg"):
+        where += f", load {os.getloadavg()[0]:.1f}"
     # Rounds are compared in pairs: what slows the machine for a moment slows both sides of a pair.
     pairs = {
         other: median(b / a for a, b in zip(seconds["ours"], seconds[other], strict=True))
@@ -110,32 +141,21 @@ def _records(
         for other in ("plain", "bare")
     }
     plain, cached = frozen
-    return [
-        _record("plain", rate["plain"], "images/s", None, f"{spread['plain']}; {where}"),
-        _record("ours", rate["ours"], "images/s", None, spread["ours"]),
-        _record("bare", rate["bare"], "images/s", None, spread["bare"]),
-        _record(
-            "ours / plain",
-            pairs["plain"],
-            "times",
-            True,
-            f"pairs of rounds; by core seconds {work['plain']:.2f}",
-        ),
-        _record(
-            "ours / bare",
-            pairs["bare"],
-            "times",
-            True,
-            f"pairs of rounds; by core seconds {work['bare']:.2f}",
-        ),
-        _record("wait share", median(waits), "of the time", False, "our loop waiting for pixels"),
-        _record("frozen", plain / cached, "times", True, f"an epoch {plain:.2f} s, cached {cached:.4f} s"),
+    rows = [
+        ("plain", rate["plain"], "images/s", f"{spread['plain']}; {where}"),
+        ("ours", rate["ours"], "images/s", spread["ours"]),
+        ("bare", rate["bare"], "images/s", spread["bare"]),
+        ("ours / plain", pairs["plain"], "times", f"pairs of rounds; by core seconds {work['plain']:.2f}"),
+        ("ours / bare", pairs["bare"], "times", f"pairs of rounds; by core seconds {work['bare']:.2f}"),
+        ("wait share", median(waits), "of the time", "our loop waiting for pixels"),
+        ("frozen", plain / cached, "times", f"an epoch {plain:.2f} s, cached {cached:.4f} s"),
     ]
+    return [_record(*row, limits.get(row[0])) for row in rows]
 
 
-def _record(name: str, value: float, unit: str, above: bool | None, detail: str) -> dict[str, Any]:
-    limit = LIMITS.get(name)
-    ok = None if limit is None else (value >= limit if above else value <= limit)
+def _record(name: str, value: float, unit: str, detail: str, limit: float | None) -> dict[str, Any]:
+    """One line; of the share of waiting less is better, of everything else more."""
+    ok = None if limit is None else (value <= limit if name == "wait share" else value >= limit)
     return {"name": name, "value": round(value, 4), "unit": unit, "limit": limit, "ok": ok, "detail": detail}
 
 
@@ -159,13 +179,17 @@ def _chosen(manifest: Manifest, count: int) -> Manifest:
     return manifest.with_table(pd.concat(rows))
 
 
-def _our_fit(folder: Path, config: RunConfig, manifest: Manifest):
+def _our_fit(folder: Path, config: RunConfig, manifest: Manifest, images: int = 0):
+    """Our loop, ready for its first step; of a small data set every image is taken until `images` are reached."""
     from engine.runs import presets
     from engine.runs.reporter import Reporter
-    from engine.training.loop import Fit, Work
+    from engine.training.loop import Fit, Part, Work
 
     run = create(folder, config, "bench", manifest=manifest)
     fit = Fit(run, Reporter(run, writes=False), config, presets.resolve(config))
+    part = fit.parts["train"]
+    again = np.resize(np.arange(len(part)), max(images, len(part)))
+    fit.parts["train"] = Part(part.rows[again], part.targets[again])
     fit._pack()
     fit.work = Work(1.0)
     fit._enter_stage(None)
@@ -180,6 +204,7 @@ def _our_round(fit, loader) -> float:
     fit.tally = Tally.of(len(fit.manifest.classes))
     began = perf_counter()
     fit._train_epoch()
+    fit.device.synchronise()
     return perf_counter() - began
 
 
@@ -193,7 +218,7 @@ class _Resident:
         pixels, targets = self.images[Batch(1, tuple(range(batch_size)))]
         self.pixels, self.targets = pixels.to(fit.device.torch), targets.to(fit.device.torch)
 
-    def serve(self, wanted) -> Iterator:
+    def serve(self, wanted, ahead=()) -> Iterator:
         for batch in wanted:
             yield self.pixels[: len(batch.rows)], self.targets[: len(batch.rows)]
 
@@ -223,17 +248,17 @@ def _plain_side(fit, manifest: Manifest, batch_size: int) -> Callable[[], float]
             transforms.Normalize(fit.loaded.mean, fit.loaded.std),
         ]
     )
-    table = manifest.table[manifest.table["split"] == "train"]
-    files = [
-        (path(name), classes.index(label)) for name, label in zip(table["path"], table["label"], strict=True)
-    ]
-    workers = min(8, os.cpu_count() or 2) if device.type == "cuda" else 2
+    names = manifest.table["path"].to_numpy()[fit.parts["train"].rows]
+    labels = manifest.table["label"].to_numpy()[fit.parts["train"].rows]
+    files = [(path(name), classes.index(label)) for name, label in zip(names, labels, strict=True)]
+    workers = fit.loader.workers or 2
     loader = DataLoader(
         _ImageFiles(files, change),  # type: ignore[arg-type]
         batch_size=batch_size,
         shuffle=True,
         num_workers=workers,
         persistent_workers=True,
+        pin_memory=fit.device.is_cuda,
     )
 
     def measure() -> float:
@@ -249,6 +274,7 @@ def _plain_side(fit, manifest: Manifest, batch_size: int) -> Callable[[], float]
             loss.backward()
             optimizer.step()
             loss.item()
+        fit.device.synchronise()
         return perf_counter() - began
 
     return measure

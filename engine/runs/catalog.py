@@ -13,6 +13,8 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 
+TILE = 256
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -43,6 +45,14 @@ class Architecture:
     package: str = ""
     cam_layer: str = "bn2"
     cam_tokens: str = ""
+
+    def input_size(self, geometry: str) -> int:
+        """Side of the square it sees under an input geometry, pixels.
+
+        Tiles are at least `TILE` pixels wide: six of 256 cover a BreakHis image of 700 x 460, and twelve of
+        224 would cost half as much again. Transformers keep the size that their positions were trained for.
+        """
+        return self.image_size if geometry != "tiles" or self.cam_tokens else max(TILE, self.image_size)
 
 
 def _v1(number: int, size: int, first: str) -> Architecture:

@@ -30,8 +30,22 @@ TASKS = ("malignancy", "subtype")
 
 
 def _option(default: Any, help_text: str, **facts: Any) -> Any:
-    """A field with its facts: label, flag, choices, low, high, advanced."""
+    """A field with its facts: label, flag, choices, low, high, unset (left to the recipe), advanced."""
     return field(default=default, metadata={"help": help_text, **facts})
+
+
+def _recipe_number(what: str, label: str, flag: str, high: float) -> Any:
+    """An advanced number that the recipe decides unless it is given; 0 turns it off."""
+    return _option(
+        -1.0,
+        f"{what}; 0 = none. Not given = the recipe's.",
+        label=label,
+        flag=flag,
+        low=0.0,
+        high=high,
+        unset=-1.0,
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -106,18 +120,18 @@ class ModelConfig:
     )
     image_size: int = _option(
         0,
-        "Side of the square that the network sees, in pixels; 0 = the architecture's own.",
+        "Side of the square that the network sees, in pixels; 0 = the architecture's own, of tiles at least 256.",
         label="Image size",
         flag="--image-size",
         low=0,
         high=1024,
     )
     geometry: str = _option(
-        "square",
-        "square: the whole image squeezed (the study). letterbox: the whole image, proportions kept. tiles: crops at native resolution, logits averaged over a grid.",
+        "",
+        "square: the whole image squeezed (the study). letterbox: the whole image, proportions kept. tiles: crops at native resolution, logits averaged over a grid. Empty = what the recipe was made for.",
         label="Input geometry",
         flag="--geometry",
-        choices=GEOMETRIES,
+        choices=("", *GEOMETRIES),
     )
     dropout: float = _option(
         0.3,
@@ -132,7 +146,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the network is fitted. `None` or 0 = what the recipe says."""
+    """How the network is fitted. A field's `unset` value (0, -1 or empty) leaves it to the recipe."""
 
     recipe: str = _option(
         "study-as-run",
@@ -218,6 +232,57 @@ class TrainingConfig:
         label="Reproducibility",
         flag="--mode",
         choices=MODES,
+        advanced=True,
+    )
+    sampling: str = _option(
+        "",
+        "shuffle: every image once per epoch. balanced: every class x magnification drawn equally often. Empty = the recipe's.",
+        label="Sampling",
+        flag="--sampling",
+        choices=("", "shuffle", "balanced"),
+        advanced=True,
+    )
+    loss: str = _option(
+        "",
+        "cross_entropy, or focal (gamma 2), which weighs images by how wrong they are. Empty = the recipe's.",
+        label="Loss",
+        flag="--loss",
+        choices=("", "cross_entropy", "focal"),
+        advanced=True,
+    )
+    class_weights: bool = _option(
+        False,
+        "Weigh every image by the inverse frequency of its class in the training part.",
+        label="Class weights",
+        flag="--class-weights",
+        advanced=True,
+    )
+    label_smoothing: float = _recipe_number(
+        "Share of the target spread over all classes", "Label smoothing", "--label-smoothing", 0.9
+    )
+    mixup: float = _recipe_number(
+        "Alpha of mixup: two images blended; not on cached features", "Mixup", "--mixup", 10.0
+    )
+    cutmix: float = _recipe_number(
+        "Alpha of cutmix: a window of another image pasted in; not on cached features",
+        "Cutmix",
+        "--cutmix",
+        10.0,
+    )
+    ema: float = _recipe_number(
+        "Decay of the moving average of the weights, which is then what is validated and kept",
+        "Weight average",
+        "--ema",
+        0.99999,
+    )
+    clip: float = _recipe_number("Greatest norm of the gradient", "Gradient clipping", "--clip", 1000.0)
+    weight_decay: float = _recipe_number("Weight decay", "Weight decay", "--weight-decay", 1.0)
+    tta: str = _option(
+        "",
+        "on: the logits of an image's four flips are averaged at evaluation, at four times the cost. Empty = the recipe's.",
+        label="Flips at evaluation",
+        flag="--tta",
+        choices=("", "on", "off"),
         advanced=True,
     )
     compile: bool = _option(
@@ -354,6 +419,8 @@ def _field_problems(item: dataclasses.Field, value: Any) -> Iterator[ConfigError
             found=str(value),
             remedy=f"Choose {', '.join(filter(None, choices))}",
         )
+    if "unset" in facts and value == facts["unset"]:
+        return
     low, high = facts.get("low"), facts.get("high")
     if low is not None and high is not None and isinstance(value, int | float) and not low <= value <= high:
         yield ConfigError(f"{name} is out of range", found=str(value), remedy=f"Give {low} to {high}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import shlex
 import time
@@ -20,7 +21,7 @@ from engine.data.datasets import with_task
 from engine.data.manifest import Manifest, read_manifest
 from engine.data.splits import SplitSpec, find_protocol, make_split, split_hash, split_warnings
 from engine.errors import ConfigError, EngineError, RunError, SplitError, shorten
-from engine.runs import catalog, executors, supervisor
+from engine.runs import catalog, executors, presets, supervisor
 from engine.runs import folder as contract
 from engine.runs.config import RunConfig, options, value_problems
 from engine.runs.folder import (
@@ -100,6 +101,10 @@ def _with_split_from(manifest: Manifest, source: Path) -> Manifest:
 def problems(config: RunConfig, manifest: Manifest | None = None) -> list[EngineError]:
     """Everything that keeps a configuration from running, all at once; empty = it can be launched."""
     found: list[EngineError] = list(value_problems(config))
+    try:
+        presets.resolve(config)
+    except ConfigError as error:
+        found.append(error)
     if config.data.root:
         try:
             prepare_data(config, manifest)
@@ -137,10 +142,12 @@ def plan(
     models: tuple[str, ...] | list[str] = (),
     folds: tuple[int, ...] | list[int] = (),
     seeds: tuple[int, ...] | list[int] = (),
+    rates: tuple[float, ...] | list[float] = (),
 ) -> list[RunConfig]:
-    """One launch = models x folds x seeds: a configuration per run, all of one experiment.
+    """One launch = models x folds x seeds x learning rates: a configuration per run, all of one experiment.
 
-    A family name (`EfficientNetV2`, as the study's own command line has it) stands for its members.
+    A family name (`EfficientNetV2`, as the study's own command line has it) stands for its members. What each
+    network sees is written out (`presets.settled`).
 
     Raises:
         ConfigError: a model that is not in the catalogue.
@@ -148,28 +155,29 @@ def plan(
     names = [name for model in (models or [config.model.name]) for name in catalog.expand(model)]
     folds = list(folds) or [config.data.fold]
     seeds = list(seeds) or [config.training.seed]
-    several = len(names) * len(folds) * len(seeds) > 1
+    rates = list(rates) or [config.training.lr]
+    several = len(names) * len(folds) * len(seeds) * len(rates) > 1
     experiment = config.experiment or (new_id("experiment") if several else "")
     runs = []
-    for name in names:
-        for fold in folds:
-            for seed in seeds:
-                parts = [config.name] if config.name else []
-                if len(names) > 1 or not parts:
-                    parts.append(catalog.find(name).label)
-                if len(folds) > 1:
-                    parts.append(f"fold {fold}")
-                if len(seeds) > 1:
-                    parts.append(f"seed {seed}")
-                runs.append(
-                    config.changed(
-                        name=" · ".join(parts),
-                        experiment=experiment,
-                        model__name=catalog.find(name).name,
-                        data__fold=fold,
-                        training__seed=seed,
-                    )
-                )
+    for name, fold, seed, rate in itertools.product(names, folds, seeds, rates):
+        parts = [config.name] if config.name else []
+        if len(names) > 1 or not parts:
+            parts.append(catalog.find(name).label)
+        if len(folds) > 1:
+            parts.append(f"fold {fold}")
+        if len(seeds) > 1:
+            parts.append(f"seed {seed}")
+        if len(rates) > 1:
+            parts.append(f"lr {rate:g}" if rate else "the recipe's lr")
+        one = config.changed(
+            name=" · ".join(parts),
+            experiment=experiment,
+            model__name=catalog.find(name).name,
+            data__fold=fold,
+            training__seed=seed,
+            training__lr=rate,
+        )
+        runs.append(presets.settled(one))
     return runs
 
 
@@ -198,6 +206,26 @@ def parse_numbers(text: str, what: str = "Seeds") -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def parse_rates(text: str) -> tuple[float, ...]:
+    """`1e-4, 1e-3` -> learning rates, each once; nothing = the recipe's (0).
+
+    Raises:
+        ConfigError: not numbers between 0 and 1.
+    """
+    found = []
+    for part in filter(None, (part.strip() for part in text.replace(";", ",").split(","))):
+        try:
+            rate = float(part)
+        except ValueError:
+            rate = -1.0
+        if not 0 < rate <= 1:
+            raise ConfigError(
+                "Learning rates are numbers between 0 and 1", found=part, remedy="Give them like 1e-4, 1e-3"
+            )
+        found.append(rate)
+    return tuple(dict.fromkeys(found)) or (0.0,)
+
+
 def prepare(
     config: RunConfig,
     runs: Path,
@@ -215,6 +243,7 @@ def prepare(
     who = access.require_editor("launch runs")
     for error in [*executors.find(executor).problems(runs), *value_problems(config)]:
         raise error
+    config = presets.settled(config)
     ready = prepare_data(config, manifest)
     root = str(Path(config.data.root).expanduser().resolve())
     config = config.changed(data__root=root, classes=ready.manifest.classes)
@@ -395,15 +424,16 @@ def command_line(
     models: Sequence[str] = (),
     folds: Sequence[int] = (),
     seeds: Sequence[int] = (),
+    rates: Sequence[float] = (),
     executor: str = LOCAL,
 ) -> str:
     """The command that launches this configuration: every value that is not the default, shell-quoted.
 
     Args:
-        models, folds, seeds: of a launch of several runs (see `plan`); those of the configuration unless given.
+        models, folds, seeds, rates: of a launch of several runs (see `plan`); those of the configuration unless given.
     """
     words = ["python", "-m", "engine", command]
-    several = {"--model": models, "--fold": folds, "--seed": seeds}
+    several = {"--model": models, "--fold": folds, "--seed": seeds, "--lr": rates}
     for group, item in options():
         holder = next(
             (part for part in (config.data, config.model, config.training, config) if type(part) is group),

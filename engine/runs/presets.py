@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import pandas as pd
 
 from engine.errors import ConfigError
-from engine.runs.config import RunConfig
+from engine.runs import catalog
+from engine.runs.config import RunConfig, TrainingConfig
 
 TRAINABLE = {
     "head": "the last layer only; the backbone keeps its weights and statistics",
@@ -224,9 +225,8 @@ def find(name: str) -> Recipe:
 def resolve(config: RunConfig) -> Recipe:
     """The recipe a run trains with: its preset, and on top of it every value the configuration gives.
 
-    `epochs` and `lr` apply to the last stage (the main one); the head keeps its ratio to the backbone. The
-    options that have no flag of their own may be given in `config.details["recipe"]`, a map of `Recipe`
-    fields.
+    `epochs` and `lr` apply to the last stage (the main one); the head keeps its ratio to the backbone. Any
+    `Recipe` field may also be given in `config.details["recipe"]`, which wins over everything.
 
     Raises:
         ConfigError: unknown recipe or option.
@@ -240,7 +240,7 @@ def resolve(config: RunConfig) -> Recipe:
         main = replace(main, epochs=given.epochs)
     if main.views:
         main = replace(main, views=min(main.views, main.epochs))
-    extra = dict(config.details.get("recipe") or {})
+    extra = {**_given_options(given), **(config.details.get("recipe") or {})}
     unknown = sorted(set(extra) - set(Recipe.__dataclass_fields__) | {"name", "stages"} & set(extra))
     if unknown:
         raise ConfigError(
@@ -258,6 +258,52 @@ def resolve(config: RunConfig) -> Recipe:
         seed=given.seed,
         mode=given.mode,
         **extra,
+    )
+
+
+def _given_options(given: TrainingConfig) -> dict:
+    """The recipe's options that a configuration sets."""
+    chosen: dict = {
+        item.name: getattr(given, item.name)
+        for item in fields(TrainingConfig)
+        if item.metadata.get("unset") == -1.0 and getattr(given, item.name) != -1.0
+    }
+    chosen |= {name: getattr(given, name) for name in ("sampling", "loss") if getattr(given, name)}
+    if given.class_weights:
+        chosen["class_weights"] = True
+    if given.tta:
+        chosen["tta"] = given.tta == "on"
+    return chosen
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """A training configuration with its input written out: the geometry its recipe was made for, where none is
+    given, and the size of the tiles, where that is not the architecture's own size.
+
+    What is launched is settled, so that `config.json`, the launch form and the command line say what the
+    network will see.
+
+    Raises:
+        ConfigError: unknown recipe, option or model.
+    """
+    if config.kind != "train":
+        return config
+    geometry = config.model.geometry or resolve(config).geometry
+    record = catalog.find(config.model.name)
+    size = config.model.image_size or record.input_size(geometry)
+    return config.changed(
+        model__geometry=geometry,
+        model__image_size=config.model.image_size if size == record.image_size else size,
+    )
+
+
+def relieved(config: RunConfig) -> RunConfig | None:
+    """The same training in about half the memory: half the batch, twice the accumulation; None at one image."""
+    recipe = resolve(config)
+    if recipe.batch_size < 2:
+        return None
+    return config.changed(
+        training__batch_size=recipe.batch_size // 2, training__accumulate=recipe.accumulate * 2
     )
 
 

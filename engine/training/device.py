@@ -7,6 +7,8 @@ GPU is wrong here, so nothing is assumed.
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -38,13 +40,29 @@ class Device:
             self.torch.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None
         )
 
+    def name(self) -> str:
+        """What people call it."""
+        return torch.cuda.get_device_name(self.torch) if self.is_cuda else "cpu"
+
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.torch)
+
     def memory_mb(self) -> float:
-        """Peak memory: of the GPU, or of this process (resident)."""
+        """Memory in use: the peak on the GPU, or what this process has resident."""
         if self.is_cuda:
             return torch.cuda.max_memory_allocated(self.torch) / 2**20
         import psutil
 
         return psutil.Process().memory_info().rss / 2**20
+
+    def peak_mb(self) -> float:
+        """The most memory that this process has used so far: on the GPU, or resident."""
+        if self.is_cuda:
+            return torch.cuda.max_memory_allocated(self.torch) / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def choose(name: str = "auto", precision: str = "auto") -> Device:

@@ -7,7 +7,6 @@ earlier runs of this machine took is `dashboard`'s and the run index' to add; th
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -101,7 +100,7 @@ def probe(config: RunConfig, train: int, val: int, test: int) -> Estimate:
         forward = job.evaluate_seconds()
         stage = recipe.stages[-1]
         step = 0.0 if stage.views else job.train_seconds()
-        memory = job.device.memory_mb() if job.device.is_cuda else _peak_mb()
+        memory = job.device.peak_mb()
         device = str(job.device.torch)
     per_image = step / update
     once = sum(s.views * train + val for s in recipe.stages if s.views) * forward
@@ -155,11 +154,6 @@ def _made_up(classes: tuple[str, ...], train: int, val: int) -> Manifest:
             label = classes[number % len(classes)]
             rows.append((f"{split}{number}.png", f"{split}{number}.png", label, "", "", "", "", split))
     return Manifest(Path(), classes, pd.DataFrame(rows, columns=[*COLUMNS, "split"], dtype=str))
-
-
-def _peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,41 +118,87 @@ class Waiting:
             self.seconds += time.perf_counter() - began
 
 
+class _Feed:
+    """A sampler that can be added to while it is read: what loader processes are to make next.
+
+    `coming` are the batches handed in and not served yet, whether made already or not.
+    """
+
+    def __init__(self) -> None:
+        self.coming: deque[Batch] = deque()
+        self._unread: deque[Batch] = deque()
+
+    def add(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            self.coming.append(batch)
+            self._unread.append(batch)
+
+    def clear(self) -> None:
+        self.coming.clear()
+        self._unread.clear()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._unread:
+            raise StopIteration
+        return self._unread.popleft()
+
+
 class Loader:
     """Serves batches in order, in this process or from loader processes that live as long as the run.
 
     Args:
         images: the training part.
         device: GPUs get pinned memory.
-        workers: loader processes; -1 = none on a CPU (it is the same cores that train), up to 8 for a GPU.
+        workers: loader processes; -1 = none on a CPU (it is the same cores that train), up to 12 for a GPU.
     """
 
     def __init__(self, images: TrainingImages, device: Device, workers: int = -1):
         self.images = images
         if workers < 0:
-            workers = min(8, max(1, (os.cpu_count() or 2) - 1)) if device.is_cuda else 0
+            workers = min(12, max(1, (os.cpu_count() or 2) - 1)) if device.is_cuda else 0
         self.workers = workers
-        self._queue: list[Batch] = []
+        self._feed = _Feed()
+        self._stream: Iterator | None = None
         self._loader: DataLoader | None = None
         if workers:
             self._loader = DataLoader(
                 images,
                 batch_size=None,
-                sampler=self._queue,
+                sampler=self._feed,
                 num_workers=workers,
                 persistent_workers=True,
                 pin_memory=device.is_cuda,
                 prefetch_factor=4,
             )
 
-    def serve(self, wanted: list[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches, in this order."""
+    def serve(
+        self, wanted: Sequence[Batch], ahead: Sequence[Batch] = ()
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches, in this order.
+
+        Args:
+            ahead: what will be asked for next (the next epoch): loader processes go on with it while the caller
+                validates, so that no epoch begins with a wait.
+        """
         if self._loader is None:
             for batch in wanted:
                 yield self.images[batch]
+            return
+        feed = self._feed
+        known = list(feed.coming)
+        if self._stream is None or not known or known[: len(wanted)] != list(wanted):
+            feed.clear()
+            feed.add(wanted)
+            feed.add(ahead)
+            self._stream = iter(self._loader)
         else:
-            self._queue[:] = wanted
-            yield from self._loader
+            feed.add(ahead[len(known) - len(wanted) :])
+        for _ in wanted:
+            feed.coming.popleft()
+            yield next(self._stream)
 
 
 def prepared(image: np.ndarray, size: int, geometry: str) -> np.ndarray:

@@ -193,7 +193,7 @@ class Fit:
         self.tally = Tally.of(len(self.manifest.classes))
         self.saved_at = time.monotonic()
         self.step_seconds: list[float] = []
-        self.unsettled: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.unsettled: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
     # -- the order of things ------------------------------------------------------------------
 
@@ -222,7 +222,8 @@ class Fit:
     def _network(self) -> LoadedModel:
         given = self.config.model
         record = catalog.find(given.name)
-        size = given.image_size or record.image_size
+        geometry = given.geometry or self.recipe.geometry
+        size = given.image_size or record.input_size(geometry)
         torch.manual_seed(self.recipe.seed)
         self.report.progress("Loading the network", 0.0)
         model = models.build(
@@ -238,7 +239,7 @@ class Fit:
             mean,
             std,
             size,
-            given.geometry or self.recipe.geometry,
+            geometry,
             self.device,
             self.recipe.tta,
         )
@@ -340,12 +341,11 @@ class Fit:
         """The steps of an epoch that have not been made yet."""
         _, stage = self.recipe.stage_of(self.epoch)
         models.train_mode(self.model, stage.trainable, self.recipe.freeze_batchnorm)
-        rows = order(self.recipe.seed, self.epoch, self.strata, self.recipe.sampling)
-        wanted = batches(rows, self.epoch, self.recipe.batch_size, max(2, self.group.world))
-        size = self.recipe.accumulate
-        groups = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-        ahead = [self._own(batch, stage) for group in groups[self.step :] for batch in group]
-        source = Waiting((self.cached or self.loader).serve(ahead))
+        groups = self._groups(self.epoch)
+        mine = [self._own(batch, stage) for group in groups[self.step :] for batch in group]
+        source = Waiting(
+            self.cached.serve(mine) if self.cached else self.loader.serve(mine, self._next_epoch(stage))
+        )
         began = time.perf_counter()
         waited = 0.0
         while self.step < len(groups):
@@ -361,6 +361,20 @@ class Fit:
             self.tally.waiting += source.seconds - waited
             began, waited = now, source.seconds
             self._after_step(len(groups), rate, sum(len(batch.rows) for batch in group), stage)
+
+    def _groups(self, epoch: int) -> list[list[Batch]]:
+        """The batches of each update of an epoch, of all processes together."""
+        rows = order(self.recipe.seed, epoch, self.strata, self.recipe.sampling)
+        wanted = batches(rows, epoch, self.recipe.batch_size, max(2, self.group.world))
+        size = self.recipe.accumulate
+        return [wanted[start : start + size] for start in range(0, len(wanted), size)]
+
+    def _next_epoch(self, stage: Stage) -> list[Batch]:
+        """What this process will train on after the epoch at hand, where the stage goes on."""
+        epoch = self.epoch + 1
+        if epoch > self.recipe.epochs or self.recipe.stage_of(epoch)[1] is not stage:
+            return []
+        return [self._own(batch, stage) for group in self._groups(epoch) for batch in group]
 
     def _own(self, batch: Batch, stage: Stage) -> Batch:
         """This process' images of a batch; the head on cached features is trained by every process alike."""
@@ -398,12 +412,14 @@ class Fit:
         Raises:
             TrainingError: a loss is no number; the tally and the last checkpoint are from before.
         """
-        losses = torch.stack([loss for loss, _ in self.unsettled]).tolist() if self.unsettled else []
-        (broken,) = self.group.any(not np.isfinite(losses).all())
+        losses = torch.stack([loss for _, loss, _ in self.unsettled]).tolist() if self.unsettled else []
+        finite = np.isfinite(losses)
+        (broken,) = self.group.any(not finite.all())
         if broken:
-            raise failures.not_a_number(self.epoch, self.step + 1)
+            steps = [step for step, _, _ in self.unsettled]
+            raise failures.not_a_number(self.epoch, steps[int(np.argmin(finite))])
         size = len(self.tally.matrix)
-        for loss, (_, counts) in zip(losses, self.unsettled, strict=True):
+        for loss, (_, _, counts) in zip(losses, self.unsettled, strict=True):
             self.tally.loss += loss  # one by one: the sum does not depend on when it is read
             self.tally.matrix += counts.cpu().numpy().reshape(size, size)
         self.unsettled.clear()
@@ -422,8 +438,10 @@ class Fit:
         share = 1 if stage.views else self.group.world
         self.scaler.scale(loss * share / images).backward()
         classes = outputs.shape[1]
-        counts = torch.bincount(targets * classes + outputs.detach().argmax(1), minlength=classes * classes)
-        self.unsettled.append((loss.detach(), counts))
+        # Not bincount: on a GPU it waits for the numbers to learn how many bins there are.
+        cells = targets * classes + outputs.detach().argmax(1)
+        counts = (cells[:, None] == torch.arange(classes**2, device=cells.device)).sum(0)
+        self.unsettled.append((self.step + 1, loss.detach(), counts))
         self.tally.images += len(targets)
 
     def _seed_step(self) -> None:
@@ -592,19 +610,33 @@ class Fit:
     # -- the end ------------------------------------------------------------------------------
 
     def _predict(self) -> None:
-        """Predictions of validation and test with the best checkpoint, as `predict` would make them."""
+        """Predictions of validation and test with the best checkpoint, as `predict` would make them: in float32,
+        whatever it was trained in."""
         self.where = "the predictions"
         state, _ = checkpoint.load_weights(self.folder.best)
         self.model.load_state_dict(state)
-        loaded = replace(self.loaded, model=self.model.eval())
+        loaded = replace(self.loaded, model=self.model.eval(), device=Device(self.device.torch))
         for name in ("val", "test"):
             part = self.parts[name]
             if not len(part):
                 continue
+            began = time.perf_counter()
             values = self._evaluate(loaded, part, f"Predicting {name}")
+            self._state_cost((time.perf_counter() - began) / len(part))
             rows = self.manifest.table.iloc[part.rows].reset_index(drop=True)
             if self.report.writes:
                 self.folder.write_predictions(name, predictions_table(rows, values, self.loaded.classes))
+
+    def _state_cost(self, seconds: float) -> None:
+        """What evaluating an image costs with this geometry, and the memory the run took: beside its scores."""
+        squares = self._views_per_image() * (4 if self.recipe.tta else 1)
+        numbers = {
+            "predict_ms_per_image": round(1000 * seconds, 2),
+            "squares_per_image": squares,
+            "peak_memory_mb": round(self.device.peak_mb(), 1),
+        }
+        status = self.report.status
+        self.report.status = replace(status, numbers={**status.numbers, **numbers})
 
     # -- progress -----------------------------------------------------------------------------
 
@@ -613,19 +645,18 @@ class Fit:
         self.work.done += cost
         rate = done / max(time.perf_counter() - began, 1e-9)
         epoch = self.epoch if phase == "Validating" else 0
-        numbers = {"predict_ms_per_image": 1000 / rate} if phase.startswith("Predicting") and rate else {}
         self.report.progress(
-            phase, self.work.fraction, epoch=epoch, step=done, steps=total, images_per_s=rate, **numbers
+            phase, self.work.fraction, epoch=epoch, step=done, steps=total, images_per_s=rate
         )
         if self.group.world == 1 and self.report.stop_requested():
             if self.optimizer is not None and self.epoch <= self.recipe.epochs and self.step:
                 self._save()
             raise StopRequested
 
-    def _views_per_image(self) -> float:
-        """Squares the network sees per image at evaluation."""
+    def _views_per_image(self) -> int:
+        """Squares the network sees per image at evaluation, flips not counted."""
         if self.loaded.geometry != "tiles":
-            return 1.0
+            return 1
         height, width = self.packed[0].shape[:2]
         size = self.loaded.image_size
         return max(1, -(-height // size)) * max(1, -(-width // size))

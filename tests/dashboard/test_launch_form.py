@@ -22,6 +22,7 @@ def test_a_configuration_survives_the_url():
         ("tf_efficientnet_b0", "tf_efficientnetv2_s"),
         (1, 3),
         (4, 5, 6),
+        rates=(3e-4, 1e-3),
     )
     found, bad = launch_form.from_params(launch_form.to_params(draft, base), base)
     assert bad == []

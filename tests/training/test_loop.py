@@ -194,8 +194,8 @@ def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_checkpoint(make_r
     def broken(self, *given):
         real(self, *given)
         if (self.epoch, self.step) == (2, 1):
-            loss, counts = self.unsettled.pop()
-            self.unsettled.append((loss * float("nan"), counts))
+            step, loss, counts = self.unsettled.pop()
+            self.unsettled.append((step, loss * float("nan"), counts))
 
     monkeypatch.setattr(loop.Fit, "_backward", broken)
     folder = make_run()

@@ -56,7 +56,7 @@ def make_run(runs: Path, manifest: Manifest, *, details: dict | None = None, **c
     config = RunConfig(
         data=DataConfig(root=str(manifest.root)),
         model=ModelConfig(name=TINY.name, pretrained="none", image_size=32),
-        training=TrainingConfig(epochs=2, batch_size=4, device="cpu"),
+        training=TrainingConfig(epochs=2, batch_size=4, device="cpu", precision="fp32"),
         details=details or {},
     ).changed(**changes)
     return create(runs, config, "tiny", manifest=manifest)
