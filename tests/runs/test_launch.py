@@ -13,7 +13,7 @@ from pathlib import Path
 import fabricate
 import pytest
 
-from engine.errors import RunError
+from engine.errors import ConfigError, RunError
 from engine.runs import folder as contract
 from engine.runs import launch, supervisor
 from engine.runs.config import RunConfig
@@ -231,7 +231,7 @@ import os, sys
 sys.path[:0] = sys.argv[1:3]
 import test_launch as tests
 from pathlib import Path
-from engine.errors import RunError
+from engine.errors import ConfigError, RunError
 from engine.runs import folder, queue
 runs = Path(sys.argv[3])
 if os.getuid() == 0:  # root may write anywhere
@@ -298,3 +298,32 @@ def test_the_status_of_a_run_names_its_executor(machine):
     record = json.loads((run.path / "status.json").read_text())
     assert record["executor"] == "local"
     assert isinstance(run, RunFolder)
+
+
+def test_one_launch_is_models_by_folds_by_seeds_by_rates_of_one_experiment():
+    planned = launch.plan(
+        RunConfig(), models=["V1-B0", "tf_efficientnet_lite0"], folds=[0, 1], seeds=[3], rates=[1e-4, 1e-3]
+    )
+    made = {(one.model.name, one.data.fold, one.training.seed, one.training.lr) for one in planned}
+    assert len(planned) == len(made) == 8
+    assert {one.experiment for one in planned} == {planned[0].experiment} != {""}
+    assert len({one.name for one in planned}) == 8
+    assert "lr 0.001" in planned[-1].name
+
+
+def test_the_command_line_says_the_geometry_of_the_recipe():
+    (modern,) = launch.plan(RunConfig().changed(training__recipe="modern"))
+    assert "--geometry tiles" in launch.command_line(modern)
+    (squeezed,) = launch.plan(modern.changed(model__geometry="square"))
+    assert "--geometry square" in launch.command_line(squeezed)
+
+
+@pytest.mark.parametrize("text", ["much", "2", "0", "1e-4, -1"])
+def test_a_rate_that_is_none_is_named(text):
+    with pytest.raises(ConfigError, match="Learning rates"):
+        launch.parse_rates(text)
+
+
+def test_rates_are_read_and_nothing_is_the_recipes():
+    assert launch.parse_rates("1e-4, 0.001; 1e-4") == (1e-4, 1e-3)
+    assert launch.parse_rates(" ") == (0.0,)

@@ -61,6 +61,63 @@ def test_epochs_apply_to_the_main_stage():
     assert recipe.epochs == 13
 
 
+def test_options_given_beside_a_recipe_win_and_others_stay():
+    recipe = resolved(
+        recipe="modern",
+        loss="focal",
+        class_weights=True,
+        sampling="shuffle",
+        mixup=0.2,
+        cutmix=1.0,
+        label_smoothing=0.0,
+        ema=0.0,
+        clip=5.0,
+        weight_decay=0.01,
+        tta="off",
+    )
+    assert (recipe.loss, recipe.class_weights, recipe.sampling, recipe.tta) == (
+        "focal",
+        True,
+        "shuffle",
+        False,
+    )
+    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.ema) == (0.2, 1.0, 0.0, 0.0)
+    assert (recipe.clip, recipe.weight_decay) == (5.0, 0.01)
+    assert recipe.optimizer == "adamw"
+    assert resolved(recipe="modern") == presets.resolve(RunConfig(training=TrainingConfig(recipe="modern")))
+    assert resolved(recipe="modern").ema == presets.PRESETS["modern"].ema
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "given", "seen"),
+    [
+        ("tf_efficientnet_b0", "study-as-run", ("", 0), ("square", 0)),
+        ("tf_efficientnet_b0", "modern", ("", 0), ("tiles", 256)),
+        ("tf_efficientnet_b4", "modern", ("", 0), ("tiles", 0)),  # 380 pixels of its own
+        ("swin_tiny_patch4_window7_224", "modern", ("", 0), ("tiles", 0)),
+        ("tf_efficientnet_b0", "modern", ("square", 0), ("square", 0)),
+        ("tf_efficientnet_b0", "quick", ("letterbox", 0), ("letterbox", 0)),
+        ("tf_efficientnet_b0", "quick", ("", 160), ("tiles", 160)),
+    ],
+)
+def test_a_launch_says_what_the_network_will_see(model, recipe, given, seen):
+    config = RunConfig(training=TrainingConfig(recipe=recipe)).changed(
+        model__name=model, model__geometry=given[0], model__image_size=given[1]
+    )
+    settled = presets.settled(config)
+    assert (settled.model.geometry, settled.model.image_size) == seen
+    assert presets.settled(settled) == settled
+
+
+def test_half_the_batch_and_twice_the_accumulation_update_alike():
+    config = RunConfig(training=TrainingConfig(batch_size=8, accumulate=2))
+    less = presets.relieved(config)
+    assert less is not None
+    assert (less.training.batch_size, less.training.accumulate) == (4, 4)
+    assert presets.resolve(less).images_per_update == presets.resolve(config).images_per_update
+    assert presets.relieved(config.changed(training__batch_size=1)) is None
+
+
 def test_an_unknown_option_is_named():
     with pytest.raises(ConfigError, match="warp"):
         resolved(details={"recipe": {"warp": 9}})

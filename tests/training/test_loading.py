@@ -64,6 +64,24 @@ def test_loader_processes_change_no_pixel(images):
         alone = alone[len(half) :]
 
 
+@pytest.mark.slow
+def test_loader_processes_go_on_with_the_next_epoch_and_survive_another_wish(images):
+    """What is made ahead is served when it is asked for, and thrown away when something else is."""
+    first, second, other = (batches(np.arange(20), epoch, 4) for epoch in (1, 2, 7))
+    alone, helped = Loader(images, choose("cpu"), 0), Loader(images, choose("cpu"), 2)
+
+    def same(wanted, ahead=()):
+        made = [(pixels.clone(), targets.clone()) for pixels, targets in helped.serve(wanted, ahead)]
+        return all(torch.equal(a, b) for (a, _), (b, _) in zip(made, served(alone, wanted), strict=True))
+
+    assert same(first, ahead=second)
+    assert same(second[:3], ahead=second[3:])
+    assert same(other)
+    source = helped.serve(first)
+    next(source)  # left in the middle, as by a stop
+    assert same(second)
+
+
 def test_an_image_is_augmented_alike_in_any_batch_and_anew_every_epoch(images):
     loader = Loader(images, choose("cpu"), 0)
     (one, _), (other, _) = served(loader, batches(np.array([2, 7]), 1, 2) + batches(np.array([7, 3]), 1, 2))
