@@ -65,19 +65,12 @@ def _row(runs: Path, place: int, entry: Entry, name: str, n: int, locked: bool) 
             f"{widgets.plain(name)}{said}",
             width=380,
         )
-        for word, icon, to, off in (
-            ("First", "vertical_align_top", 0, place == 0),
-            ("Earlier", "arrow_upward", place - 1, place == 0),
-            ("Later", "arrow_downward", place + 1, place == n - 1),
+        for word, to, off in (
+            ("First", 0, place == 0),
+            ("Earlier", place - 1, place == 0),
+            ("Later", place + 1, place == n - 1),
         ):
-            clicked = st.button(
-                "",
-                icon=f":material/{icon}:",
-                key=f"{word}_{key}",
-                disabled=locked or off,
-                help=f"{word}: {widgets.escaped(name)}",
-                type="tertiary",
-            )
+            clicked = st.button(word, key=f"{word}_{key}", disabled=locked or off, type="tertiary")
             if clicked:
                 _do(lambda to=to: queue.move(key, to))
         _priority(queue, entry, name, locked)
