@@ -1,7 +1,11 @@
-"""Fixtures that every page test shares: run folders without torch, and the app on its own folders."""
+"""Fixtures that every page test shares: run folders without torch, and the app on its own folders.
+
+How the suite is run (README, "How we know") is in `scheduling.py` beside this file.
+"""
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 import shutil
@@ -12,6 +16,8 @@ import fabricate  # beside this file: pytest puts tests/ on the path
 import pytest
 
 from engine.runs.folder import RunFolder
+
+pytest_plugins = ("scheduling",)
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "dashboard" / "Home.py"
@@ -67,8 +73,23 @@ def running_run(runs_dir: Path) -> Iterator[RunFolder]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test pulls the plug, so `fsync` in this process only costs time; the fault suite keeps the real one."""
+    if not request.node.path.is_relative_to(ROOT / "tests" / "faults"):
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def _components_scanned_once() -> None:
+    """AppTest makes a runtime per test, and each reads the metadata of every installed package."""
+    from streamlit.components.v2 import manifest_scanner
+
+    manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)
+
+
 @pytest.fixture
-def app(runs_dir: Path) -> Callable:
+def app(runs_dir: Path, _components_scanned_once: None) -> Callable:
     """`app("runs", id="...")`: that page as AppTest sees it, with these parameters in its URL.
 
     The overview runs first (AppTest wants the entrypoint before a page), then the page.

@@ -7,6 +7,8 @@ only the probabilities are drawn.
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -74,6 +76,13 @@ def predictions(table: pd.DataFrame, seed: int, skill: float = 1.6) -> pd.DataFr
     )
 
 
+@functools.cache
+def _divided(protocol: str) -> tuple[Manifest, dict, str]:
+    """The fabricated data set split by this protocol, its audit and its hash: the same for every root."""
+    divided = splits.make_split(manifest(Path()), splits.SplitSpec(protocol=protocol))
+    return divided, audit.audit(divided.table).as_record(), splits.split_hash(divided.table)
+
+
 def run(
     runs: Path,
     *,
@@ -91,7 +100,8 @@ def run(
 ) -> RunFolder:
     """One run in any state. A failed one has its error; only completed and stopped ones have predictions."""
     root = data_root or Path(runs) / "data"
-    divided = splits.make_split(manifest(root), splits.SplitSpec(protocol=protocol))
+    table, found, split = _divided(protocol)
+    divided = Manifest(root, table.classes, table.table.copy())
     config = RunConfig(name=name, experiment=experiment).changed(
         data__root=str(root),
         data__protocol=protocol,
@@ -107,8 +117,8 @@ def run(
         config,
         model,
         manifest=divided,
-        audit=audit.audit(divided.table).as_record(),
-        split_hash=splits.split_hash(divided.table),
+        audit=copy.deepcopy(found),
+        split_hash=split,
     )
     finished = state in (run_folder.COMPLETED, run_folder.STOPPED)
     done = (

@@ -28,7 +28,8 @@ def sources(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def imports(path: Path, *, module_level: bool = False) -> set[str]:
+@functools.cache
+def imports(path: Path, *, module_level: bool = False) -> frozenset[str]:
     """Dotted names a file imports; at module level: not inside functions or TYPE_CHECKING blocks."""
     found: set[str] = set()
 
@@ -46,10 +47,10 @@ def imports(path: Path, *, module_level: bool = False) -> set[str]:
             visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return found
+    return frozenset(found)
 
 
-def tops(names: set[str]) -> set[str]:
+def tops(names: set[str] | frozenset[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
