@@ -6,7 +6,7 @@ Every field, label and help text comes from `engine.runs.config`; nothing is des
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from engine.data.splits import PROTOCOLS
@@ -133,12 +133,29 @@ def first_config(data_root: str) -> RunConfig:
 
 
 # --- doubts --------------------------------------------------------------------------------------------
-def doubts(config: RunConfig, ready: Prepared | None, models: Sequence[str]) -> list[str]:
-    """What may be meant, but should be meant: each a sentence. They can be overridden; errors can't."""
+def worst_audit(ready: Mapping[int, Prepared]) -> dict[str, Any]:
+    """The verdict on the folds of a launch: the worst, saying how many of them it holds for."""
+    leaking = [fold for fold, one in ready.items() if one.audit.level == "leak"]
+    if not leaking or len(ready) == 1:
+        return ready[leaking[0] if leaking else next(iter(ready))].audit.as_record()
+    which = f"fold {leaking[0]}" if len(leaking) == 1 else f"folds {', '.join(map(str, leaking))}"
+    verdict = (
+        f"{len(leaking)} of {len(ready)} folds leak. Of {which} the first: {ready[leaking[0]].audit.verdict}"
+    )
+    return {**ready[leaking[0]].audit.as_record(), "verdict": verdict}
+
+
+def doubts(config: RunConfig, ready: Prepared | None, folds: Mapping[int, Prepared]) -> list[str]:
+    """What may be meant, but should be meant: each a sentence. They can be overridden; errors can't.
+
+    Args:
+        ready: the data set divided by the first fold; None where it cannot be.
+        folds: the same for every fold of the launch.
+    """
     found = []
     protocol = PROTOCOLS.get(config.data.protocol)
-    if ready is not None and ready.audit.level == "leak":
-        found.append(f"{ready.audit.verdict} Scores on this split say little about new patients.")
+    if folds and (worst := worst_audit(folds))["level"] == "leak":
+        found.append(f"{worst['verdict']} Scores on this split say little about new patients.")
     elif protocol is not None and not protocol.keeps_cases_apart:
         found.append("This protocol does not keep patients apart.")
     try:

@@ -1,21 +1,20 @@
-"""The parts of the launch form."""
+"""The three groups of the launch form; what stands below them is in launch_panel."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
+from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import cached, cluster_parts, forecast, launch_form, measure, places, selection, widgets
+from dashboard import cached, cluster_parts, launch_form, places, widgets
 from dashboard.launch_form import Draft
 from engine.data.manifest import MAGNIFICATIONS
 from engine.data.splits import PROTOCOLS
 from engine.errors import ConfigError, EngineError
-from engine.runs import catalog, executors, launch, presets
+from engine.runs import catalog, launch, presets
 from engine.runs import folder as run_folder
 from engine.runs.config import RunConfig
 from engine.runs.executors import local
@@ -26,7 +25,7 @@ MAX_RUNS = 200
 
 
 # --- one field -----------------------------------------------------------------------------------------
-def _key(dotted: str) -> str:
+def key_of(dotted: str) -> str:
     """Widget keys change with what the form was filled from, so that a link or a fork fills it anew."""
     return f"train_{st.session_state.get('_train_generation', 0)}_{dotted}"
 
@@ -36,7 +35,7 @@ def _label(dotted: str) -> dict[str, Any]:
     return {
         "label": facts["label"],
         "help": f"{facts['help']}  \nOn the command line: `{facts['flag']}`",
-        "key": _key(dotted),
+        "key": key_of(dotted),
     }
 
 
@@ -93,8 +92,7 @@ def form() -> Draft:
         model, models = _model(start)
     with columns[2]:
         st.subheader("Training", anchor=False)
-        training, seeds, rates = _training(start)
-        executor = cluster_parts.picker(start.executor, _key("executor"))
+        training, seeds, rates, executor = _training(start)
     config = dataclasses.replace(start.config, data=data, model=model, training=training)
     return Draft(config, models, folds, seeds, executor, rates)
 
@@ -235,7 +233,7 @@ def _data(start: Draft):
         selection_mode="multi",
         default=[fold for fold in start.folds if fold in available] or available[:1],
         disabled=len(available) == 1,
-        **{**_label("data.fold"), "label": "Folds", "key": _key(f"data.fold_{protocol}")},
+        **{**_label("data.fold"), "label": "Folds", "key": key_of(f"data.fold_{protocol}")},
     )
     with st.expander("Advanced"):
         split_csv = field("data.split_csv", now.split_csv)
@@ -253,7 +251,7 @@ def _data(start: Draft):
         split_csv=split_csv.strip(),
         task=task,
     )
-    _verdict(data)
+    _verdict(data, folds)
     return data, folds
 
 
@@ -274,27 +272,38 @@ def _summary(root: str) -> tuple[str, ...]:
     return manifest.magnifications
 
 
-def _prepared(data) -> Prepared | None:
+def prepared(data) -> Prepared | None:
+    """The data set divided as the form says; None where it cannot be (which is among the problems)."""
     try:
         return cached.prepared(data) if data.root else None
     except EngineError:
         return None
 
 
-def _verdict(data) -> None:
-    ready = _prepared(data)
-    if ready is None:
+def of_folds(data, folds: Sequence[int]) -> dict[int, Prepared]:
+    """Fold -> the data set divided by it; folds that cannot be made are left out (they are among the problems)."""
+    found = {fold: prepared(dataclasses.replace(data, fold=fold)) for fold in folds}
+    return {fold: ready for fold, ready in found.items() if ready is not None}
+
+
+def _verdict(data, folds: Sequence[int]) -> None:
+    """How many images each fold trains on, chooses on and is tested on, and the worst of what leaks."""
+    ready = of_folds(data, folds)
+    if not ready:
         return
-    counts = ready.manifest.table["split"].value_counts()
-    sides = " · ".join(f"{side} {int(counts.get(side, 0)):,}" for side in ("train", "val", "test"))
-    st.caption(widgets.escaped(sides))
-    widgets.leakage_badge(ready.audit.as_record())
+    lines = []
+    for fold, one in ready.items():
+        counts = one.manifest.table["split"].value_counts()
+        sides = " · ".join(f"{side} {int(counts.get(side, 0)):,}" for side in ("train", "val", "test"))
+        lines.append(f"fold {fold}: {sides}" if len(ready) > 1 else sides)
+    st.caption("  \n".join(map(widgets.escaped, lines)))
+    widgets.leakage_badge(launch_form.worst_audit(ready))
 
 
 # --- model ---------------------------------------------------------------------------------------------
 def _model(start: Draft):
     now = start.config.model
-    key = _key("model.name")
+    key = key_of("model.name")
     known = list(catalog.BY_NAME)
     if key not in st.session_state:
         st.session_state[key] = [name for name in start.models if name in known]
@@ -305,11 +314,11 @@ def _model(start: Draft):
             "The study's ten": catalog.STUDY,
         }
         for label, names in groups.items():
-            if st.button(label, key=_key(f"group_{label}"), type="tertiary"):
+            if st.button(label, key=key_of(f"group_{label}"), icon=":material/add:", type="tertiary"):
                 st.session_state[key] = list(dict.fromkeys([*st.session_state[key], *names]))
     models = st.multiselect(
         options=known,
-        format_func=lambda name: f"{catalog.BY_NAME[name].label} ({name})",
+        format_func=lambda name: catalog.BY_NAME[name].label if name in catalog.BY_NAME else str(name),
         placeholder="Choose one or several",
         **{**_label("model.name"), "label": "Models"},
     )
@@ -347,7 +356,7 @@ def _model(start: Draft):
 
 def _recipe_of(start: Draft) -> presets.Recipe:
     """The recipe that the form holds; its widget comes after those that ask."""
-    chosen = st.session_state.get(_key("training.recipe"), start.config.training.recipe)
+    chosen = st.session_state.get(key_of("training.recipe"), start.config.training.recipe)
     return presets.PRESETS.get(str(chosen)) or next(iter(presets.PRESETS.values()))
 
 
@@ -384,6 +393,7 @@ def _training(start: Draft):
     with widgets.errors_shown():
         rates = launch.parse_rates(rates_text)
     device = _device(now.device)
+    executor = cluster_parts.picker(start.executor, key_of("executor"))
     with st.expander("Advanced"):
         values = {
             name: field(f"training.{name}", getattr(now, name), empty=_recipes_own(preset, name))
@@ -399,7 +409,7 @@ def _training(start: Draft):
         seed=seeds[0] if seeds else now.seed,
         **values,
     )
-    return training, seeds, rates
+    return training, seeds, rates, executor
 
 
 ADVANCED = (
@@ -445,262 +455,3 @@ def _device(now: str) -> str:
     waiting = sum(summary.state == run_folder.QUEUED for summary in cached.summaries())
     st.caption(widgets.escaped(free + (f"; {widgets.counted(waiting, 'run')} waiting" if waiting else "")))
     return chosen
-
-
-# --- launch --------------------------------------------------------------------------------------------
-def launch_panel(draft: Draft) -> None:
-    """Schedule, problems, doubts, how many runs and how long, the command, and the one button."""
-    session = st.session_state
-    left, right = st.columns([2, 1], gap="large")
-    with left, st.container(horizontal=True, vertical_alignment="bottom"):
-        name = field("name", draft.config.name)
-        experiment = field("experiment", draft.config.experiment)
-    draft = dataclasses.replace(
-        draft, config=dataclasses.replace(draft.config, name=name.strip(), experiment=experiment.strip())
-    )
-    _to_url(draft)
-    with st.spinner("Checking ..."):
-        planned, problems = plan(draft)
-        problems += executors.find(draft.executor).problems(places.runs_folder())
-    ready = _prepared(draft.config.data)
-    found = launch_form.doubts(draft.config, ready, draft.models)
-    with right:
-        _schedule(draft.config, ready)
-        _batch(draft.config, ready)
-    with left:
-        widgets.show_errors(problems, f"{len(problems)} problems keep this from starting")
-        sure = True
-        if found and not problems:
-            st.warning("\n".join(f"- {widgets.escaped(text)}" for text in found), icon=":material/help:")
-            sure = st.checkbox("I mean it: start in spite of this", key=_key("sure_" + str(len(found))))
-        reason = places.read_only_reason()
-        if reason:
-            st.warning(widgets.escaped(reason), icon=":material/lock:")
-        count = len(planned)
-        _stated(draft, planned, ready)
-        clicked = st.button(
-            f"Start {widgets.counted(count, 'run')}" if count else "Start",
-            type="primary",
-            icon=":material/play_arrow:",
-            disabled=bool(problems or reason) or not count or not sure,
-            key="launch",
-        )
-        _commands(draft, planned)
-    if clicked:
-        _launch(planned, draft.executor)
-    session["_train_last"] = draft
-
-
-def _commands(draft: Draft, planned: list[RunConfig]) -> None:
-    """The same launch as one command line, and the configuration as a file."""
-    if not planned:
-        return
-    st.caption("The same from the command line:")
-    config = draft.config.changed(experiment=planned[0].experiment, model__geometry=planned[0].model.geometry)
-    line = launch.command_line(
-        config,
-        models=draft.models,
-        folds=draft.folds,
-        seeds=draft.seeds,
-        rates=draft.rates,
-        executor=draft.executor,
-    )
-    st.code(line, language="bash", wrap_lines=True)
-    widgets.download_text(
-        "Configuration (JSON)" if len(planned) == 1 else "Configuration of the first run (JSON)",
-        json.dumps(planned[0].to_record(), indent=1, ensure_ascii=False),
-        "config.json",
-        "download_config",
-    )
-
-
-def plan(draft: Draft) -> tuple[list[RunConfig], list[EngineError]]:
-    """The runs of a draft, and everything that is wrong with any of them, each problem once."""
-    problems: list[EngineError] = []
-    if not draft.models:
-        problems.append(ConfigError("No model is chosen", remedy="Choose one or several"))
-    if not draft.seeds:
-        problems.append(ConfigError("No seed is given", remedy="Give at least one, like 0"))
-    if not draft.rates:
-        problems.append(ConfigError("A learning rate cannot be read", remedy="Give numbers like 1e-4, 1e-3"))
-    if problems:
-        return [], problems
-    config = draft.config
-    if not config.experiment and max(map(len, (draft.models, draft.folds, draft.seeds, draft.rates))) > 1:
-        # One id for as long as the form is filled in, so that the command shown does not change at every click.
-        key = "_train_experiment"
-        st.session_state.setdefault(key, run_folder.new_id("experiment"))
-        config = dataclasses.replace(config, experiment=st.session_state[key])
-    planned = launch.plan(
-        config, models=draft.models, folds=draft.folds, seeds=draft.seeds, rates=draft.rates
-    )
-    if len(planned) > MAX_RUNS:
-        problems.append(
-            ConfigError(
-                "That many runs at once are no experiment",
-                found=f"{len(planned)} runs",
-                remedy=f"Start at most {MAX_RUNS}",
-            )
-        )
-    return planned, [*problems, *launch.all_problems(planned, cached.problems)]
-
-
-def _to_url(draft: Draft) -> None:
-    """Write what differs from the start to the URL, so that the link opens the same form."""
-    base = st.session_state["_train_start"][1]
-    params = launch_form.to_params(draft, base)
-    if not base.parent and draft.config.data.root:
-        params["data"] = draft.config.data.root
-    if base.parent:
-        params["from"] = base.parent
-    for name in list(st.query_params):
-        if name not in params:
-            del st.query_params[name]
-    selection.write(**params)
-    st.session_state["_train_params"] = params
-
-
-def _stated(draft: Draft, planned: list[RunConfig], ready: Prepared | None) -> None:
-    """How many runs, how long, how much memory: before the button."""
-    if not planned:
-        return
-    parts = [(len(draft.models), "model"), (len(draft.folds), "fold"), (len(draft.seeds), "seed")]
-    parts += [(len(draft.rates), "learning rate")] if len(draft.rates) > 1 else []
-    product = " × ".join(widgets.counted(n, noun) for n, noun in parts)
-    text = f"<b>{widgets.counted(len(planned), 'run')}</b>" + (f" = {product}" if len(planned) > 1 else "")
-    if ready is not None:
-        counts = ready.manifest.table["split"].value_counts()
-        past = cached.past_runs()
-        guesses = [
-            forecast.forecast(config, int(counts.get("train", 0)), int(counts.get("val", 0)), past)
-            for config in planned
-        ]
-        known = [guess for guess in guesses if math.isfinite(guess.seconds)]
-        if known:
-            total = sum(guess.seconds for guess in known)
-            memory = max(
-                (guess.memory_mb for guess in known if math.isfinite(guess.memory_mb)), default=float("nan")
-            )
-            text += f" · about {widgets.duration(total)}" + (" one after another" if len(known) > 1 else "")
-            if math.isfinite(memory):
-                text += f", up to {memory:,.0f} MB"
-            sources = ", ".join(dict.fromkeys(guess.source for guess in known))
-            text += f'<span class="bh-muted"> (scaled from {widgets.plain(sources[:80])})</span>'
-        if len(known) < len(planned):
-            which = "their time" if len(planned) > 1 else "its time"
-            left = len(planned) - len(known)
-            text += f' · <span class="bh-muted">{"for " + str(left) + " of them " if known else ""}{which} is not known: no such run has finished here</span>'
-    st.html(f'<div style="margin:.2rem 0">{text}</div>')
-    if ready is not None:
-        _measure(planned[0], ready)
-
-
-def _measure(config: RunConfig, ready: Prepared) -> None:
-    """Time and memory of the first run from a few real steps, on demand: for what never ran here."""
-    counts = ready.manifest.table["split"].value_counts()
-    sizes = tuple(int(counts.get(side, 0)) for side in ("train", "val", "test"))
-    known = st.session_state.get("_train_measured", {})
-    name = json.dumps(
-        [config.model.name, config.to_record()["model"], config.to_record()["training"], sizes],
-        sort_keys=True,
-    )
-    if name in known:
-        guess = known[name]
-        st.caption(
-            widgets.escaped(
-                f"{config.name}: about {widgets.duration(guess.seconds)}, {guess.memory_mb:,.0f} MB ({guess.source})."
-            )
-        )
-        return
-    if st.button(
-        "Measure time and memory",
-        icon=":material/timer:",
-        type="tertiary",
-        key="measure",
-        help="Some real steps on made-up pixels, in a process of its own.",
-    ):
-        with widgets.errors_shown():
-            with st.spinner("A few real steps ..."):
-                guess = measure.measure(config, *sizes)
-            st.session_state["_train_measured"] = {**known, name: guess}
-            st.rerun()
-
-
-def _schedule(config: RunConfig, ready: Prepared | None) -> None:
-    """The learning rates over the run, as they will be."""
-    try:
-        recipe = presets.resolve(config)
-    except ConfigError:
-        return
-    images = int((ready.manifest.table["split"] == "train").sum()) if ready is not None else 1000
-    updates = max(1, -(-images // recipe.images_per_update))
-    table = presets.schedule_preview(recipe, min(updates, 20))
-    fig = go.Figure()
-    for column, words, colour in (("head", "head", "#7B5BC4"), ("backbone", "backbone", "#8A8494")):
-        part = table.dropna(subset=[column])
-        if part.empty:
-            continue
-        fig.add_scatter(x=part["epoch"], y=part[column], mode="lines", line={"color": colour, "width": 2}, name=words, showlegend=False,
-                        hovertemplate=f"{words}, epoch %{{x:.1f}}: %{{y:.2e}}<extra></extra>")  # fmt: skip
-        fig.add_annotation(x=part["epoch"].iloc[-1], y=math.log10(max(part[column].max(), 1e-9)), text=words, showarrow=False,
-                           yshift=9, xanchor="right", font={"color": colour, "size": 12})  # fmt: skip
-    fig.update_yaxes(type="log", tickformat=".0e", dtick=1)
-    fig.update_xaxes(title_text="epoch", rangemode="tozero")
-    fig.update_layout(
-        height=190,
-        margin={"l": 8, "r": 8, "t": 26, "b": 8},
-        title={"text": "Learning rate", "font_size": 13, "x": 0},
-    )
-    said = "; ".join(
-        f"stage {position}: {stage.epochs} epochs, {presets.TRAINABLE[stage.trainable].split(';')[0]}"
-        for position, stage in enumerate(recipe.stages, 1)
-    )
-    widgets.show_figure(
-        fig,
-        f"{recipe.epochs} epochs of {updates} updates, {recipe.images_per_update} images each; {said}.",
-        f"Learning rate over {recipe.epochs} epochs. {said}.",
-        "schedule",
-    )
-
-
-def _batch(config: RunConfig, ready: Prepared | None) -> None:
-    """A few training images as the network will see them, on demand."""
-    if ready is None:
-        return
-    try:
-        recipe = presets.resolve(config)
-    except ConfigError:
-        return
-    if not st.toggle(
-        "Preview an augmented batch",
-        key=_key("batch"),
-        help="Drawn by a process of its own; takes some seconds.",
-    ):
-        return
-    record = catalog.BY_NAME.get(config.model.name)
-    geometry = config.model.geometry or recipe.geometry
-    size = config.model.image_size or (record.input_size(geometry) if record else 224)
-    train = ready.manifest.table[ready.manifest.table["split"] == "train"]
-    rows = train.groupby("label", sort=False).head(1)
-    paths = tuple(str(ready.manifest.absolute(str(path))) for path in rows["path"][:3])
-    with widgets.errors_shown():
-        with st.spinner("Augmenting ..."):
-            sheet = cached.batch_sheet(paths, recipe.augmentation, min(size, 160), geometry, 4)
-        said = (
-            f"{recipe.augmentation} augmentation: one training image per class (left) and four versions of it"
-        )
-        st.image(sheet, width="stretch", alt=said)
-        st.caption(widgets.escaped(f"{said}, drawn at {min(size, 160)} pixels."))
-
-
-def _launch(planned: list[RunConfig], executor: str) -> None:
-    with widgets.errors_shown():
-        with st.spinner(f"Starting {widgets.counted(len(planned), 'run')} ..."):
-            folders = launch.start_all(planned, places.runs_folder(), executor=executor)
-        places.remember(planned[0].data.root)
-        st.session_state.pop("_train_experiment", None)
-        if len(folders) == 1:
-            st.switch_page(places.page("run"), query_params={"id": folders[0].id})
-        st.switch_page(
-            places.page("runs"), query_params={"q": planned[0].experiment} if planned[0].experiment else {}
-        )

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import launch_parts, places, widgets
+from dashboard import launch_panel, launch_parts, places, widgets
 
 widgets.header("Train", "What is trained on what, how, and is it worth starting?")
 
@@ -17,4 +17,4 @@ if not places.datasets() and "data" not in st.query_params and "from" not in st.
     st.stop()
 
 draft = launch_parts.form()
-launch_parts.launch_panel(draft)
+launch_panel.show(draft)

@@ -67,15 +67,25 @@ def prepared(tmp_path):
 
 
 def test_a_leaking_split_is_a_doubt_and_an_honest_one_is_not(prepared):
-    leaking = RunConfig().changed(data__protocol="image")
-    assert "more than one side" in launch_form.doubts(leaking, prepared("image"), ["tf_efficientnet_b0"])[0]
-    assert launch_form.doubts(RunConfig(), prepared("case"), ["tf_efficientnet_b0"]) == []
+    leaking, ready = RunConfig().changed(data__protocol="image"), prepared("image")
+    assert "more than one side" in launch_form.doubts(leaking, ready, {0: ready})[0]
+    assert launch_form.doubts(RunConfig(), prepared("case"), {0: prepared("case")}) == []
+
+
+def test_of_several_folds_the_worst_is_said_with_how_many_leak(prepared):
+    folds = {0: prepared("case"), 1: prepared("image"), 2: prepared("image")}
+    worst = launch_form.worst_audit(folds)
+    assert worst["level"] == "leak"
+    assert worst["verdict"].startswith("2 of 3 folds leak. Of folds 1, 2 the first: ")
+    doubt = launch_form.doubts(RunConfig(), folds[0], folds)[0]
+    assert "2 of 3 folds leak" in doubt
+    assert launch_form.worst_audit({3: folds[0], 4: folds[0]})["level"] == "clean"
 
 
 def test_a_batch_larger_than_the_training_part_is_a_doubt(prepared):
-    config = RunConfig().changed(training__batch_size=1000)
+    config, ready = RunConfig().changed(training__batch_size=1000), prepared("case")
     assert any(
-        "larger than the training part" in text for text in launch_form.doubts(config, prepared("case"), [])
+        "larger than the training part" in text for text in launch_form.doubts(config, ready, {0: ready})
     )
 
 
