@@ -6,9 +6,12 @@ Every field, label and help text comes from `engine.runs.config`; nothing is des
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dashboard import widgets
+from dashboard.forecast import Forecast
 from engine.data.splits import PROTOCOLS
 from engine.errors import ConfigError
 from engine.runs import catalog, presets
@@ -178,3 +181,23 @@ def doubts(config: RunConfig, ready: Prepared | None, folds: Mapping[int, Prepar
     if config.training.lr > 0.05:
         found.append(f"A learning rate of {config.training.lr:g} is far above what fine-tuning takes.")
     return found
+
+
+# --- minutes and memory --------------------------------------------------------------------------------
+def cost_html(guesses: Sequence[Forecast]) -> str:
+    """` · about 12 min 30 s one after another, up to 812 MB (scaled from ...)`, or that it is not known."""
+    known = [guess for guess in guesses if math.isfinite(guess.seconds)]
+    text = ""
+    if known:
+        text += f" · about {widgets.duration(sum(guess.seconds for guess in known))}"
+        text += " one after another" if len(known) > 1 else ""
+        memory = [guess.memory_mb for guess in known if math.isfinite(guess.memory_mb)]
+        text += f", up to {max(memory):,.0f} MB" if memory else ""
+        sources = list(dict.fromkeys(guess.source for guess in known))
+        more = f" and {len(sources) - 2} more" if len(sources) > 2 else ""
+        text += f'<span class="bh-muted"> (from {widgets.plain(", ".join(sources[:2])[:120])}{more})</span>'
+    if left := len(guesses) - len(known):
+        which = "their time" if len(guesses) > 1 else "its time"
+        of = f"for {left} of them " if known else ""
+        text += f' · <span class="bh-muted">{of}{which} is not known: no such run has finished here</span>'
+    return text

@@ -151,62 +151,58 @@ def _stated(draft: Draft, planned: list[RunConfig], ready: Prepared | None) -> N
     parts += [(len(draft.rates), "learning rate")] if len(draft.rates) > 1 else []
     product = " × ".join(widgets.counted(n, noun) for n, noun in parts)
     text = f"<b>{widgets.counted(len(planned), 'run')}</b>" + (f" = {product}" if len(planned) > 1 else "")
-    if ready is not None:
-        counts = ready.manifest.table["split"].value_counts()
-        past = cached.past_runs()
-        guesses = [
-            forecast.forecast(config, int(counts.get("train", 0)), int(counts.get("val", 0)), past)
-            for config in planned
-        ]
-        known = [guess for guess in guesses if math.isfinite(guess.seconds)]
-        if known:
-            total = sum(guess.seconds for guess in known)
-            memory = max(
-                (guess.memory_mb for guess in known if math.isfinite(guess.memory_mb)), default=float("nan")
-            )
-            text += f" · about {widgets.duration(total)}" + (" one after another" if len(known) > 1 else "")
-            if math.isfinite(memory):
-                text += f", up to {memory:,.0f} MB"
-            sources = ", ".join(dict.fromkeys(guess.source for guess in known))
-            text += f'<span class="bh-muted"> (scaled from {widgets.plain(sources[:80])})</span>'
-        if len(known) < len(planned):
-            which = "their time" if len(planned) > 1 else "its time"
-            left = len(planned) - len(known)
-            text += f' · <span class="bh-muted">{"for " + str(left) + " of them " if known else ""}{which} is not known: no such run has finished here</span>'
-    st.html(f'<div style="margin:.2rem 0">{text}</div>')
-    if ready is not None:
-        _measure(planned[0], ready)
-
-
-def _measure(config: RunConfig, ready: Prepared) -> None:
-    """Time and memory of the first run from a few real steps, on demand: for what never ran here."""
-    counts = ready.manifest.table["split"].value_counts()
-    sizes = tuple(int(counts.get(side, 0)) for side in ("train", "val", "test"))
-    known = st.session_state.get("_train_measured", {})
-    name = json.dumps(
-        [config.model.name, config.to_record()["model"], config.to_record()["training"], sizes],
-        sort_keys=True,
-    )
-    if name in known:
-        guess = known[name]
-        st.caption(
-            widgets.escaped(
-                f"{config.name}: about {widgets.duration(guess.seconds)}, {guess.memory_mb:,.0f} MB ({guess.source})."
-            )
-        )
+    if ready is None:
+        st.html(f'<div style="margin:.2rem 0">{text}</div>')
         return
-    if st.button(
-        "Measure time and memory",
+    counts = ready.manifest.table["split"].value_counts()
+    sizes = (int(counts.get("train", 0)), int(counts.get("val", 0)), int(counts.get("test", 0)))
+    guesses = [_guess(config, sizes) for config in planned]
+    st.html(f'<div style="margin:.2rem 0">{text}{launch_form.cost_html(guesses)}</div>')
+    unknown = [
+        config for config, guess in zip(planned, guesses, strict=True) if not math.isfinite(guess.seconds)
+    ]
+    if unknown:
+        _measure(unknown, sizes)
+
+
+def _guess(config: RunConfig, sizes: tuple[int, int, int]) -> forecast.Forecast:
+    """What a run will take: scaled from one that finished here, or measured by a few steps when asked to."""
+    found = forecast.forecast(config, sizes[0], sizes[1], cached.past_runs())
+    if math.isfinite(found.seconds):
+        return found
+    measured = st.session_state.get("_train_measured", {})
+    return measured.get(_same_cost(config, sizes), forecast.UNKNOWN)
+
+
+def _same_cost(config: RunConfig, sizes: tuple[int, int, int]) -> str:
+    """A key that runs of the same cost share: folds and seeds do not change it."""
+    record = config.to_record()
+    training = {name: value for name, value in record["training"].items() if name not in ("seed", "lr")}
+    return json.dumps([record["model"], training, sizes], sort_keys=True)
+
+
+def _measure(unknown: list[RunConfig], sizes: tuple[int, int, int]) -> None:
+    """Time and memory from a few real steps, on demand: for every model that never ran here."""
+    distinct = {_same_cost(config, sizes): config for config in unknown}
+    what = "" if len(distinct) == 1 else f" of {len(distinct)} models"
+    clicked = st.button(
+        f"Measure time and memory{what}",
         icon=":material/timer:",
         type="tertiary",
         key="measure",
-        help="Some real steps on made-up pixels, in a process of its own.",
-    ):
-        with widgets.errors_shown():
-            with st.spinner("A few real steps ..."):
-                guess = measure.measure(config, *sizes)
-            st.session_state["_train_measured"] = {**known, name: guess}
-            st.rerun()
+        help="Some real steps on made-up pixels, in a process of its own; about ten seconds a model.",
+    )
+    if not clicked:
+        return
+    bar = st.progress(0.0, text="A few real steps ...")
+    with widgets.errors_shown():
+        for done, (key, config) in enumerate(distinct.items()):
+            bar.progress(
+                done / len(distinct), text=widgets.escaped(f"A few real steps of {config.model.name} ...")
+            )
+            guess = measure.measure(config, *sizes)
+            st.session_state["_train_measured"] = {**st.session_state.get("_train_measured", {}), key: guess}
+        st.rerun()
 
 
 def _schedule(config: RunConfig, ready: Prepared | None) -> None:

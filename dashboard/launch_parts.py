@@ -323,6 +323,8 @@ def _model(start: Draft):
         **{**_label("model.name"), "label": "Models"},
     )
     records = [catalog.BY_NAME[name] for name in models]
+    if len(records) > 2:  # the box shows one line of them
+        st.caption(widgets.escaped(f"{len(records)}: {', '.join(record.label for record in records)}"))
     weights = [*catalog.PRETRAINED, *([now.pretrained] if now.pretrained not in catalog.PRETRAINED else [])]
     words = {
         "hub": "ImageNet, from the hub (network)",

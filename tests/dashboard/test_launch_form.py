@@ -131,3 +131,16 @@ def test_a_finished_run_says_what_an_epoch_took(finished_run):
     assert record is not None
     assert record.train_s == pytest.approx(21.5)
     assert record.train_images == int((table["split"] == "train").sum())
+
+
+def test_the_cost_of_a_launch_is_a_sum_with_its_sources_and_what_is_not_known():
+    guesses = [
+        forecast.Forecast(60.0, 500.0, "before"),
+        forecast.Forecast(30.0, 800.0, "<b>"),
+        forecast.UNKNOWN,
+    ]
+    text = launch_form.cost_html(guesses)
+    assert "about 1 min 30 s one after another, up to 800 MB" in text
+    assert "before, &lt;b&gt;" in text
+    assert "for 1 of them their time is not known" in text
+    assert launch_form.cost_html([forecast.UNKNOWN]).count("its time is not known") == 1

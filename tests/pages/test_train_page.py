@@ -128,3 +128,34 @@ def test_the_button_starts_exactly_what_was_stated(app, sample, runs_dir, monkey
     assert {summary.config.training.seed for summary in found} == {0, 1}
     assert len({summary.config.experiment for summary in found}) == 1
     assert all(summary.state == "queued" for summary in found)
+
+
+def test_what_never_ran_here_is_measured_model_by_model_and_then_stated(app, said, sample, monkeypatch):
+    from dashboard import forecast, measure
+
+    asked = []
+
+    def few_steps(config, *sizes):
+        asked.append(config.model.name)
+        return forecast.Forecast(60.0, 700.0, "a measurement")
+
+    monkeypatch.setattr(measure, "measure", few_steps)
+    models = "tf_efficientnet_lite0,tf_efficientnet_lite1"
+    at = app(
+        "train",
+        data=str(sample),
+        model=models,
+        pretrained="offline",
+        seed="0,1,2",
+        recipe="quick",
+        batch_size="8",
+    )
+    assert "their time is not known" in said(at)
+    assert "Measure time and memory of 2 models" in labels(at)
+    at.button(key="measure").click().run()
+    assert not at.exception
+    assert asked == models.split(",")
+    assert (
+        "6 runs</b> = 2 models × 1 fold × 3 seeds · about 6 min 00 s one after another, up to 700 MB"
+        in said(at)
+    )
