@@ -344,6 +344,7 @@ def _model(start: Draft):
     own = f"the model's: {', '.join(map(str, sizes))}" if sizes else "the model's own"
     size = field("model.image_size", now.image_size, empty=own)
     with st.expander("Advanced"):
+        stain = field("model.stain", now.stain)
         dropout = field("model.dropout", now.dropout)
     model = dataclasses.replace(
         now,
@@ -351,6 +352,7 @@ def _model(start: Draft):
         pretrained=(pretrained or "").strip(),
         image_size=int(size),
         geometry=geometry,
+        stain=stain,
         dropout=float(dropout),
     )
     return model, tuple(models)

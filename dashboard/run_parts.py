@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard import cached, places, run_figures, run_table, selection, widgets
 from engine.analysis import predictions as tables
 from engine.analysis.metrics import score_of
-from engine.errors import EngineError
+from engine.errors import EngineError, shorten
 from engine.report import confusion
 from engine.runs import catalog, launch
 from engine.runs import folder as run_folder
@@ -355,7 +355,7 @@ def details(folder: RunFolder, summary: Summary) -> None:
     record = folder.record()
     tabs = st.tabs(["Configuration", "Environment", "History", "Log", "Downloads"])
     with tabs[0]:
-        _configuration(summary)
+        _configuration(folder, summary)
     with tabs[1]:
         found = record.get("provenance") or {}
         packages = found.get("packages") or {}
@@ -380,7 +380,7 @@ def details(folder: RunFolder, summary: Summary) -> None:
         _downloads(folder, summary, record)
 
 
-def _configuration(summary: Summary) -> None:
+def _configuration(folder: RunFolder, summary: Summary) -> None:
     config = summary.config
     if config.kind not in ("train", "fusion"):
         _made_of(summary)
@@ -399,8 +399,33 @@ def _configuration(summary: Summary) -> None:
             widgets.facts(pairs)
     if config.details:
         st.json(config.details, expanded=False)
+    _pixels(folder)
     st.caption("The same from the command line:")
     st.code(launch.command_line(config), language="bash", wrap_lines=True)
+
+
+def _pixels(folder: RunFolder) -> None:
+    """The stain reference, and the images that have no pixels or kept their own colours, by name."""
+    record = folder.pixels()
+    if record is None:
+        return
+    stain, kept = record["preprocessing"].get("stain"), record.get("not_normalised") or []
+    if stain:
+        st.caption(
+            widgets.escaped(
+                f"Stain: {stain['method']}, after the training image {stain['reference']}; "
+                f"{len(kept)} of {record['images']:,} images could not be normalised and keep their own colours"
+                + (f": {shorten(kept)}." if kept else ".")
+            )
+        )
+    if record.get("left_out"):
+        names = shorten([left["image_id"] for left in record["left_out"]])
+        st.warning(
+            widgets.escaped(
+                f"{widgets.counted(len(record['left_out']), 'image')} could not be decoded and took no part: {names}."
+            ),
+            icon=":material/broken_image:",
+        )
 
 
 def _made_of(summary: Summary) -> None:

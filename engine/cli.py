@@ -416,6 +416,22 @@ def _parser() -> argparse.ArgumentParser:
         "--image-size", "--image_size", type=int, default=0, help="side in pixels; 0 = native"
     )
     command.add_argument("--geometry", choices=("square", "letterbox", "tiles"), default="square")
+    command.add_argument(
+        "--interpolation", choices=("area", "bilinear"), default="area", help="bilinear: as the study resized"
+    )
+
+    command = add(
+        "cache",
+        _cache,
+        "List the packed pixels, features and thumbnails that are kept, and forget what is not used.",
+        as_json=True,
+    )
+    command.add_argument(
+        "--limit",
+        type=float,
+        metavar="GB",
+        help="forget the least recently used until the rest takes at most so much; 0 forgets all that nobody reads",
+    )
 
     command = add(
         "bench",
@@ -1091,15 +1107,38 @@ def _unbundle(given: argparse.Namespace) -> int:
 def _pack(given: argparse.Namespace) -> int:
     from engine.data.breakhis import load_dataset
     from engine.data.cache import pack
+    from engine.data.preprocessing import NATIVE, Preprocessing
 
-    packed = pack(
-        load_dataset(given.data), given.image_size or None, given.geometry, progress=_progress("Packing")
-    )
-    _answer(
-        given,
-        {"images": len(packed), "file": str(packed.source)},
-        f"{len(packed)} images in {packed.source}",
-    )
+    native = given.geometry == "tiles" or not given.image_size
+    preprocessing = NATIVE if native else Preprocessing(given.image_size, given.geometry, given.interpolation)
+    packed = pack(load_dataset(given.data), preprocessing, progress=_progress("Packing"), say=_say)
+    count = int(packed.readable.sum())
+    record = {
+        "images": count,
+        "file": str(packed.source),
+        "bytes": packed.bytes,
+        "problems": [problem.as_record() for problem in packed.problems],
+    }
+    lines = [f"{count} images, {packed.bytes / 1e6:,.0f} MB, in {packed.source}"]
+    lines += [f"Left out: {problem.message}" for problem in packed.problems]
+    _answer(given, record, "\n".join(lines))
+    return 0
+
+
+def _cache(given: argparse.Namespace) -> int:
+    from engine.data import cache_room
+
+    folder = cache_room.default_cache_dir()
+    gone = [] if given.limit is None else cache_room.prune(folder, int(given.limit * 1e9), _say)
+    left = cache_room.entries(folder)
+    record = {
+        "folder": str(folder),
+        "limit_bytes": cache_room.limit_bytes(),
+        "bytes": sum(entry.bytes for entry in left),
+        "entries": [entry.as_record() for entry in left],
+        "forgotten": [entry.as_record() for entry in gone],
+    }
+    _answer(given, record, cache_room.as_text(folder, left))
     return 0
 
 

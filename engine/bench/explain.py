@@ -156,9 +156,7 @@ def _inference(loaded, pixels: list[np.ndarray], at_once: int) -> np.ndarray:
 
 
 def _square(loaded, image: np.ndarray) -> np.ndarray:
-    from engine.data.images import resize
-
-    return resize(image, loaded.image_size, "square")
+    return loaded.preprocessing.squares(image)[0]
 
 
 def _gap(ours: list, theirs: list[np.ndarray], size: int) -> float:
@@ -228,6 +226,7 @@ def _network(name: str):
     import torch
     from torch import nn
 
+    from engine.data.preprocessing import Preprocessing
     from engine.runs import catalog
     from engine.training.device import choose
     from engine.training.models import LoadedModel, build, statistics
@@ -243,5 +242,11 @@ def _network(name: str):
         model.train()(torch.randn(4, 3, size, size))
     mean, std = statistics(model, "none")
     return LoadedModel(
-        model.eval(), architecture, ("benign", "malignant"), mean, std, size, "square", choose("cpu", "fp32")
+        model.eval(),
+        architecture,
+        ("benign", "malignant"),
+        mean,
+        std,
+        Preprocessing(size),
+        choose("cpu", "fp32"),
     )

@@ -20,6 +20,7 @@ from engine.data import augment, cache
 from engine.data.files import Progress
 from engine.data.images import decode
 from engine.data.manifest import Manifest
+from engine.data.preprocessing import Preprocessing
 
 _ONE_THREAD = ("folder", "decode", "augmentation in memory", "cache")
 """Measured in seconds of the core, not of the clock: what else runs on the machine does not count."""
@@ -140,7 +141,7 @@ def _packing(
         with ThreadPoolExecutor(_cores()) as pool:
             list(pool.map(lambda path: decode(path).shape, paths))
         between = time.perf_counter()
-        packed = cache.pack(images, size, "square", folder / str(turn))
+        packed = cache.pack(images, Preprocessing(size), folder / str(turn))
         decoding.append(between - began)
         packing.append(time.perf_counter() - between)
     assert packed is not None

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from engine.data.cache import default_cache_dir
+from engine.data.cache_room import default_cache_dir
 from engine.data.files import Problem, Progress
 from engine.data.images import DECODE_VERSION, decode
 from engine.data.manifest import Manifest

@@ -29,6 +29,11 @@ GEOMETRIES = {
     "tiles": "left at native resolution; models see windows cut from it",
 }
 
+INTERPOLATIONS = {
+    "area": "by area where the image gets smaller (no aliasing), bilinear otherwise",
+    "bilinear": "bilinear whatever the factor, as the source study resized: fine texture aliases",
+}
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHECKED = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
 _WHITE = (255, 255, 255)
@@ -114,30 +119,35 @@ def read_header(path: Path) -> Header:
         raise _damaged(name, "damaged", str(error)) from error
 
 
-def resize(image: np.ndarray, size: int, geometry: str = "square") -> np.ndarray:
+def resize(image: np.ndarray, size: int, geometry: str = "square", interpolation: str = "area") -> np.ndarray:
     """An image brought to the size a model takes.
-
-    Interpolation: by area when the image gets smaller in both directions (no aliasing), bilinear otherwise.
 
     Args:
         image: uint8, height x width x 3.
         size: the side of the square, pixels; ignored by `tiles`.
         geometry: one of `GEOMETRIES`.
+        interpolation: one of `INTERPOLATIONS`.
 
     Returns:
         uint8, size x size x 3 (`tiles`: the image as it is).
     """
+    if interpolation not in INTERPOLATIONS:
+        raise DataError(
+            f"Unknown interpolation {interpolation}",
+            remedy=f"Choose one of {', '.join(INTERPOLATIONS)}",
+            kind="interpolation",
+        )
     if geometry == "tiles":
         return image
     if geometry == "square":
-        return _scale(image, size, size)
+        return _scale(image, size, size, interpolation)
     if geometry != "letterbox":
         raise DataError(
             f"Unknown geometry {geometry}", remedy=f"Choose one of {', '.join(GEOMETRIES)}", kind="geometry"
         )
     height, width = image.shape[:2]
     factor = size / max(height, width)
-    inner = _scale(image, max(1, round(width * factor)), max(1, round(height * factor)))
+    inner = _scale(image, max(1, round(width * factor)), max(1, round(height * factor)), interpolation)
     canvas = np.full((size, size, 3), 255, np.uint8)  # white is what a slide shows where there is no tissue
     top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
     canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
@@ -175,13 +185,13 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _scale(image: np.ndarray, width: int, height: int) -> np.ndarray:
+def _scale(image: np.ndarray, width: int, height: int, interpolation: str = "area") -> np.ndarray:
     import cv2
 
     if image.shape[:2] == (height, width):
         return image
     smaller = width <= image.shape[1] and height <= image.shape[0]
-    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if smaller and interpolation == "area" else cv2.INTER_LINEAR
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from engine.data.cache import default_cache_dir
+from engine.data.cache_room import default_cache_dir
 from engine.data.images import DECODE_VERSION, thumbnail
 from engine.data.manifest import Manifest
 from engine.errors import DataError

@@ -28,6 +28,7 @@ import torch
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
 
+from engine.data.preprocessing import Preprocessing
 from engine.errors import ExplainError
 from engine.explain import geometry as geometries
 from engine.explain import methods
@@ -55,6 +56,8 @@ class Loaded(Protocol):
     def image_size(self) -> int: ...
     @property
     def geometry(self) -> str: ...
+    @property
+    def preprocessing(self) -> Preprocessing: ...
     @property
     def tta(self) -> bool: ...
     def normalise(self, images: torch.Tensor) -> torch.Tensor: ...
@@ -162,7 +165,7 @@ def _batches(
     """Views in batches, made as they are needed, each with the position of its image."""
     batch: list[tuple[int, geometries.View]] = []
     for position, image in enumerate(images):
-        for view in geometries.views(image, loaded.image_size, loaded.geometry, loaded.tta):
+        for view in geometries.views(image, loaded.preprocessing, loaded.tta):
             batch.append((position, view))
             if len(batch) == batch_size:
                 yield batch

@@ -97,7 +97,7 @@ def faithfulness(
             found=f"{image.shape[1]} x {image.shape[0]} and {explanation.width} x {explanation.height} pixels",
             remedy="Explain this image first",
         )
-    squares = geometry.views(image, loaded.image_size, loaded.geometry)
+    squares = geometry.views(image, loaded.preprocessing)
     pixels = loaded.normalise(torch.from_numpy(np.stack([square.pixels for square in squares])))
     order = _order(explanation, len(squares), seed)
     ask = _Probability(loaded, explanation, batch_size or cam.at_once(loaded))

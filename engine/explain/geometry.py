@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from engine.data import images
+from engine.data.preprocessing import Preprocessing
 from engine.errors import ExplainError
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))
@@ -41,8 +41,8 @@ def boxes(height: int, width: int, size: int, geometry: str) -> list[tuple[int, 
     return [(top, left, size, size) for top in _starts(height, size) for left in _starts(width, size)]
 
 
-def views(image: np.ndarray, size: int, geometry: str, tta: bool = False) -> list[View]:
-    """The squares a model sees of an image, uint8, size x size x 3 each; with `tta` in all four flips.
+def views(image: np.ndarray, preprocessing: Preprocessing, tta: bool = False) -> list[View]:
+    """The squares a model sees of a decoded image, uint8, size x size x 3 each; with `tta` in all four flips.
 
     Raises:
         ExplainError: the image is no uint8 RGB array.
@@ -53,13 +53,9 @@ def views(image: np.ndarray, size: int, geometry: str, tta: bool = False) -> lis
             found=f"{image.dtype}, shape {image.shape}",
             remedy="Read it with engine.data.images.decode",
         )
-    if geometry == "tiles":
-        squares = list(images.cut_tiles(image, size))
-    else:
-        squares = [images.resize(image, size, geometry)]
     return [
         View(np.flip(square, flip) if flip else square, tile, flip)
-        for tile, square in enumerate(squares)
+        for tile, square in enumerate(preprocessing.squares(image))
         for flip in (FLIPS if tta else FLIPS[:1])
     ]
 

@@ -23,6 +23,7 @@ KINDS = ("train", "ensemble", "import", "pooled", "fusion")
 GEOMETRIES = ("square", "letterbox", "tiles")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MODES = ("exact", "fast")
+STAINS = ("none", "macenko", "reinhard")
 AUGMENTATIONS = ("none", "light", "study", "strong")
 PROTOCOLS = ("case", "holdout", "official-cleaned", "official", "image", "image-80-10-10", "csv")
 RECIPES = ("study-as-run", "study-as-described", "modern", "quick")
@@ -132,6 +133,14 @@ class ModelConfig:
         label="Input geometry",
         flag="--geometry",
         choices=("", *GEOMETRIES),
+    )
+    stain: str = _option(
+        "none",
+        "Recolour every image after one training image before anything else, in training, evaluation, prediction and explanation alike. macenko: strengths of hematoxylin and eosin. reinhard: mean and spread of colour. An image that cannot be normalised keeps its colours and is counted.",
+        label="Stain normalisation",
+        flag="--stain",
+        choices=STAINS,
+        advanced=True,
     )
     dropout: float = _option(
         0.3,

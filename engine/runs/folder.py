@@ -5,6 +5,7 @@
     status.json           launcher, then the worker while it holds `.lock`   state, progress, ETA, error
     label.json            the user           name, tags, notes: what may change
     metrics.jsonl         worker, appended   one row per epoch and split; the last row per key wins
+    pixels.json           worker, once       how images become pixels, stain reference, images left out
     predictions/<split>.csv  worker          see engine.analysis.predictions
     best.safetensors, last.ckpt (+ .sha256)  worker   weights; everything a resume needs
     log.txt               worker             its output
@@ -353,6 +354,14 @@ class RunFolder:
         }
         table = pd.DataFrame(list(rows.values()))
         return table.sort_values(["split", "epoch"], ignore_index=True) if not table.empty else table
+
+    def write_pixels(self, record: dict[str, Any]) -> None:
+        files.write_json(self.path / "pixels.json", record)
+
+    def pixels(self) -> dict[str, Any] | None:
+        """`preprocessing`, `images`, `left_out` (image_id, kind, message) and `not_normalised` (image_ids); None
+        before images were packed, and for runs that have none."""
+        return files.read_json(self.path / "pixels.json")
 
     def write_predictions(self, split: str, table: pd.DataFrame) -> None:
         folder = self.path / "predictions"

@@ -52,6 +52,7 @@ CARRIED = (
     "status.json",
     "manifest.csv",
     "metrics.jsonl",
+    "pixels.json",
     "best.safetensors",
     "predictions/train.csv",
     "predictions/val.csv",

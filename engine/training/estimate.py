@@ -90,7 +90,8 @@ def probe(config: RunConfig, train: int, val: int, test: int) -> Estimate:
     Raises:
         EngineError: as training itself (`out_of_memory`: the estimate is that it does not fit).
     """
-    config = config.changed(model__pretrained="none")  # the same work, nothing to fetch
+    # The same work, nothing to fetch, and no image to take a stain reference from.
+    config = config.changed(model__pretrained="none", model__stain="none")
     recipe = presets.resolve(config)
     with tempfile.TemporaryDirectory() as folder:
         update = recipe.images_per_update

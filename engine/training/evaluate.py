@@ -16,7 +16,6 @@ import torch
 from engine.data.breakhis import parse_name
 from engine.data.images import decode
 from engine.errors import PredictionsError
-from engine.training.loading import prepared
 from engine.training.models import LoadedModel
 
 Progress = Callable[[int, int], None]
@@ -36,7 +35,7 @@ def logits(
     Tiles and, with `loaded.tta`, flips of an image are averaged as logits.
 
     Args:
-        fetch: row -> pixels (uint8, height x width x 3): native, or at the model's size already.
+        fetch: row -> prepared pixels (uint8, height x width x 3), as the packed cache holds them.
         rows: which images.
         progress: called with (images done, images in all).
 
@@ -61,7 +60,7 @@ def logits(
                 progress(owner[-1] + 1, len(rows))
 
     for position, row in enumerate(rows):
-        parts = prepared(fetch(row), loaded.image_size, loaded.geometry)
+        parts = loaded.preprocessing.views(fetch(row))
         waiting.extend(parts)
         owners.extend([position] * len(parts))
         flush(batch_size - 1)
@@ -113,7 +112,7 @@ def predictions_table(rows: pd.DataFrame, values: np.ndarray, classes: Sequence[
 def predict_images(
     loaded: LoadedModel, paths: Sequence[Path], progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Predictions for image files from anywhere; decoded and resized as in training.
+    """Predictions for image files from anywhere; decoded and prepared as in training.
 
     Label, subtype, case, slide and magnification come from a BreakHis file name, and are empty otherwise.
     Two files of the same name are told apart by their path.
@@ -122,7 +121,8 @@ def predict_images(
         DataError: a file cannot be decoded (it is named).
     """
     paths = [Path(path) for path in paths]
-    values = logits(loaded, lambda row: decode(paths[row]), range(len(paths)), progress=progress)
+    prepare = loaded.preprocessing.prepare
+    values = logits(loaded, lambda row: prepare(decode(paths[row]))[0], range(len(paths)), progress=progress)
     names = [path.name for path in paths]
     ids = names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
     rows = pd.DataFrame([_described(path) for path in paths], columns=list(GROUPS[1:]))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from engine import files
+from engine.data.preprocessing import Preprocessing
 from engine.errors import WeightsError
 from engine.runs import presets
 from engine.runs.folder import RunFolder
@@ -104,7 +105,8 @@ def model_card(folder: RunFolder, loaded: LoadedModel, file: str, difference: fl
         "",
         f"- File: `{file}` (logits within {difference:.1g} of the run's own network)",
         f"- Run: `{folder.id}`; architecture `{loaded.architecture.timm_name}` (timm)",
-        f"- Input: RGB, {loaded.image_size} x {loaded.image_size} pixels, geometry `{loaded.geometry}`; values in "
+        f"- Input: RGB, {loaded.image_size} x {loaded.image_size} pixels, geometry `{loaded.geometry}`, "
+        f"{_prepared_by(loaded.preprocessing)}; values in "
         f"0..1, minus mean {_numbers(loaded.mean)}, divided by {_numbers(loaded.std)}; float32 (n, 3, height, width)",
         f"- Output: logits (n, {len(loaded.classes)}) of {', '.join(loaded.classes)}; softmax gives probabilities",
         f"- Evaluation: {'mean of the logits of four flips' if loaded.tta else 'one view'}"
@@ -118,6 +120,15 @@ def model_card(folder: RunFolder, loaded: LoadedModel, file: str, difference: fl
         "",
     ]
     return "\n".join(lines)
+
+
+def _prepared_by(preprocessing: Preprocessing) -> str:
+    """Resize and stain in words; the numbers of the stain reference are in the weights' header."""
+    words = [] if preprocessing.geometry == "tiles" else [f"resized `{preprocessing.interpolation}`"]
+    if preprocessing.stain:
+        reference = preprocessing.stain.reference
+        words.append(f"stain normalised before (`{reference.method}`, after {_plain(reference.image_id)})")
+    return ", ".join(words) or "native resolution"
 
 
 def _safetensors(loaded: LoadedModel, folder: RunFolder, path: Path, pixels: torch.Tensor):

@@ -6,18 +6,21 @@ They are a function of the image alone, so they are computed once and kept besid
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from engine.data import cache
+from engine.data.cache_room import default_cache_dir
 from engine.data.files import Progress
+from engine.data.images import DECODE_VERSION
 from engine.data.manifest import Manifest
+from engine.data.preprocessing import Preprocessing
 from engine.runs import catalog
 from engine.training import models
 from engine.training.device import choose
-from engine.training.loading import prepared
 
 _BATCH = 32
 
@@ -45,22 +48,24 @@ def pooled_features(
         ConfigError, WeightsError, DataError.
     """
     architecture = catalog.find(model)
-    folder = Path(cache_dir) if cache_dir else cache.default_cache_dir()
+    folder = Path(cache_dir) if cache_dir else default_cache_dir()
     paths = "\n".join(manifest.table["path"])
-    words = (cache.dataset_hash(manifest), paths, model, pretrained, size, geometry, cache.DECODE_VERSION)
+    preprocessing = Preprocessing(size, geometry)
+    words = (cache.dataset_hash(manifest), paths, model, pretrained, size, preprocessing.key, DECODE_VERSION)
     stored = folder / f"features-{hashlib.sha256('|'.join(map(str, words)).encode()).hexdigest()[:24]}.npy"
     if stored.is_file():
+        os.utime(stored)  # when it was last used
         return np.load(stored, allow_pickle=False)
     torch.manual_seed(0)
     target = choose(device)
     network = models.build(architecture, 2, pretrained).eval().to(target.torch)
     mean, std = models.statistics(network, pretrained)
-    packed = cache.pack(manifest, None if geometry == "tiles" else size, geometry, folder)
+    packed = cache.pack(manifest, preprocessing, folder)
     rows: list[np.ndarray] = []
     with torch.inference_mode():
         for start in range(0, len(packed), _BATCH):
             views = [packed[row] for row in range(start, min(start + _BATCH, len(packed)))]
-            tiles = [prepared(view, size, geometry) if geometry == "tiles" else view[None] for view in views]
+            tiles = [preprocessing.views(view) for view in views]
             stack = torch.from_numpy(np.concatenate(tiles))
             pixels = models.normalise(stack, mean, std, target.torch)
             values = models.features(network, pixels).float().cpu().numpy()

@@ -158,14 +158,20 @@ class Fusion:
     def _of_member(self, number: int, member: RunFolder) -> np.ndarray:
         self.where = f"the features of {member.name}"
         loaded = load_run_model(member, choose(self.config.training.device, "fp32").torch.type)
-        packed = cache.pack(self.manifest, loaded.image_size, loaded.geometry)
+        packed = cache.pack(self.manifest, loaded.preprocessing, say=print)
+        if not packed.readable.all():
+            self.parts = parts_of(self.manifest, packed.readable)
         eye = replace(loaded, model=Backbone(loaded.model).eval())
 
         def progress(done: int, total: int) -> None:
             share = FEATURE_SHARE * (number + done / total) / len(self.members)
             self._say(f"Features of {member.name}", share, step=done, steps=total)
 
-        return logits(eye, lambda row: packed[row], range(len(self.manifest)), progress=progress)
+        used = np.flatnonzero(packed.readable)
+        values = logits(eye, lambda row: packed[row], used.tolist(), progress=progress)
+        features = np.zeros((len(self.manifest), values.shape[1]))  # 0 for an image that cannot be decoded
+        features[used] = values
+        return features
 
     # -- the MLP ------------------------------------------------------------------------------
 

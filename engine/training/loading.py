@@ -18,11 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from engine.data import augment
 from engine.data.cache import PackedImages
-from engine.data.images import GEOMETRIES, resize
-from engine.errors import DataError
 from engine.training.device import Device
-
-assert "tiles" in GEOMETRIES
 
 
 @dataclass(frozen=True)
@@ -199,14 +195,3 @@ class Loader:
         for _ in wanted:
             feed.coming.popleft()
             yield next(self._stream)
-
-
-def prepared(image: np.ndarray, size: int, geometry: str) -> np.ndarray:
-    """An image as evaluation sees it: uint8, views x size x size x 3 (one view but for `tiles`)."""
-    if geometry == "tiles":
-        from engine.data.images import cut_tiles
-
-        return cut_tiles(image, size)
-    if geometry not in GEOMETRIES:
-        raise DataError(f"Unknown geometry {geometry}", remedy=f"Choose one of {', '.join(GEOMETRIES)}")
-    return resize(image, size, geometry)[None]

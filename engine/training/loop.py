@@ -17,16 +17,16 @@ from torch import nn
 
 from engine.analysis import metrics
 from engine.analysis.predictions import confusion
-from engine.data import cache
 from engine.data.augment import sample_seed
 from engine.data.manifest import SPLITS, Manifest
+from engine.data.preprocessing import Preprocessing
 from engine.errors import SplitError, WeightsError
 from engine.runs import catalog, presets
 from engine.runs.config import RunConfig
 from engine.runs.folder import COMPLETED, STOPPED, RunFolder
 from engine.runs.presets import Recipe, Stage
 from engine.runs.reporter import Reporter
-from engine.training import checkpoint, distributed, failures, frozen, models, objective
+from engine.training import checkpoint, distributed, failures, frozen, models, objective, pixels
 from engine.training.device import Device, choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table, softmax
 from engine.training.loading import Batch, Loader, TrainingImages, Waiting, batches, order
@@ -137,8 +137,11 @@ class Part:
         return len(self.rows)
 
 
-def parts_of(manifest: Manifest) -> dict[str, Part]:
+def parts_of(manifest: Manifest, used: np.ndarray | None = None) -> dict[str, Part]:
     """Rows and class indices per split.
+
+    Args:
+        used: which rows count, bool; all of them unless given.
 
     Raises:
         SplitError: no split, or train or validation lacks a class.
@@ -149,7 +152,8 @@ def parts_of(manifest: Manifest) -> dict[str, Part]:
     index = {name: at for at, name in enumerate(manifest.classes)}
     found = {}
     for name in SPLITS:
-        rows = np.flatnonzero((table["split"] == name).to_numpy())
+        here = (table["split"] == name).to_numpy()
+        rows = np.flatnonzero(here if used is None else here & used)
         targets = np.array([index.get(label, -1) for label in table["label"].iloc[rows]], dtype=np.int64)
         found[name] = Part(rows[targets >= 0], targets[targets >= 0])
     for name in ("train", "val"):
@@ -179,8 +183,7 @@ class Fit:
         self.loaded = self._network()
         self.model: nn.Module = self.loaded.model
         self.forward: Callable[[torch.Tensor], torch.Tensor] = self.model
-        counts = np.bincount(self.parts["train"].targets, minlength=len(self.manifest.classes))
-        self.loss = objective.loss_per_image(recipe, counts, self.device.torch)
+        self.loss = self._loss()
         self.mixer = objective.mixer(recipe, len(self.manifest.classes))
         self.optimizer: torch.optim.Optimizer | None = None
         self.ema = None
@@ -219,6 +222,10 @@ class Fit:
 
     # -- building -----------------------------------------------------------------------------
 
+    def _loss(self) -> objective.Loss:
+        counts = np.bincount(self.parts["train"].targets, minlength=len(self.manifest.classes))
+        return objective.loss_per_image(self.recipe, counts, self.device.torch)
+
     def _network(self) -> LoadedModel:
         given = self.config.model
         record = catalog.find(given.name)
@@ -238,10 +245,22 @@ class Fit:
             self.manifest.classes,
             mean,
             std,
-            size,
-            geometry,
+            self._preprocessing(size, geometry),
             self.device,
             self.recipe.tta,
+        )
+
+    def _preprocessing(self, size: int, geometry: str) -> Preprocessing:
+        given = self.config.model
+        if given.stain != "none":
+            self.report.progress("Choosing the stain reference", 0.0)
+        return pixels.preprocessing_of(
+            self.folder,
+            self.manifest,
+            size,
+            geometry,
+            self.recipe.interpolation,
+            given.stain,
         )
 
     def _pack(self) -> None:
@@ -250,7 +269,12 @@ class Fit:
             if self.report.stop_requested():
                 raise StopRequested
 
-        self.packed = cache.pack(self.manifest, self.loaded.image_size, self.loaded.geometry, progress=packed)
+        self.packed, used = pixels.packed_of(
+            self.folder, self.manifest, self.loaded.preprocessing, packed, writes=self.report.writes
+        )
+        if not used.all():
+            self.parts = parts_of(self.manifest, used)
+            self.loss = self._loss()
         self._make_loader()
 
     def _make_loader(self) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.v2 import functional as transforms
 
+from engine.data.preprocessing import Preprocessing
 from engine.errors import WeightsError
 from engine.runs import catalog
 from engine.runs.catalog import Architecture
@@ -35,8 +36,7 @@ class LoadedModel:
         model: in eval mode, on `device`.
         classes: label order of the outputs.
         mean, std: per channel, of pixels in 0..1.
-        image_size: side of the square the network sees, pixels.
-        geometry: how an image becomes that square (`square`, `letterbox`, `tiles`).
+        preprocessing: how an image becomes the square that the network sees.
         tta: logits are averaged over the four flips.
         run_id: the run it was read from; empty while it is being trained.
     """
@@ -46,11 +46,20 @@ class LoadedModel:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: int
-    geometry: str
+    preprocessing: Preprocessing
     device: Device
     tta: bool = False
     run_id: str = ""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square the network sees, pixels."""
+        return self.preprocessing.size
+
+    @property
+    def geometry(self) -> str:
+        """`square`, `letterbox` or `tiles`."""
+        return self.preprocessing.geometry
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (n, height, width, 3) as float32 (n, 3, height, width), on the device, channels last."""
@@ -63,8 +72,7 @@ class LoadedModel:
             "classes": list(self.classes),
             "mean": list(self.mean),
             "std": list(self.std),
-            "image_size": self.image_size,
-            "geometry": self.geometry,
+            **self.preprocessing.as_record(),
             "tta": self.tta,
         }
 
@@ -371,8 +379,8 @@ def load_run_model(folder: RunFolder, device: str = "cpu") -> LoadedModel:
         )
     architecture = catalog.find(str(facts["architecture"]))
     target = choose(device, "fp32")
-    size = int(facts["image_size"])
-    model = build(architecture, len(facts["classes"]), image_size=size)
+    preprocessing = Preprocessing.from_record(facts)
+    model = build(architecture, len(facts["classes"]), image_size=preprocessing.size)
     model.load_state_dict(state)
     model.to(device=target.torch, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return LoadedModel(
@@ -381,8 +389,7 @@ def load_run_model(folder: RunFolder, device: str = "cpu") -> LoadedModel:
         classes=tuple(facts["classes"]),
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
-        image_size=size,
-        geometry=str(facts["geometry"]),
+        preprocessing=preprocessing,
         device=target,
         tta=bool(facts.get("tta")),
         run_id=folder.id,

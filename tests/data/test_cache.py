@@ -9,7 +9,10 @@ import pytest
 from engine.data import cache
 from engine.data.images import decode, encode_png, resize
 from engine.data.manifest import CLASSES, COLUMNS, Manifest
+from engine.data.preprocessing import NATIVE, Preprocessing
 from engine.errors import DataError
+
+SQUARE = Preprocessing(32)
 
 
 @pytest.fixture
@@ -25,29 +28,38 @@ def manifest(tmp_path) -> Manifest:
 
 
 @pytest.mark.parametrize(
-    ("size", "geometry"), [(32, "square"), (40, "letterbox"), (None, "tiles"), (32, "tiles")]
+    "preprocessing",
+    [SQUARE, Preprocessing(40, "letterbox", "bilinear"), Preprocessing(32, "square", "bilinear"), NATIVE],
 )
-def test_packed_pixels_are_the_decoded_pixels(manifest, tmp_path, size, geometry):
-    packed = cache.pack(manifest, size, geometry, tmp_path / "cache")
+def test_packed_pixels_are_the_decoded_pixels(manifest, tmp_path, preprocessing):
+    packed = cache.pack(manifest, preprocessing, tmp_path / "cache")
     assert len(packed) == 6
     for row, path in enumerate(manifest.table["path"]):
         expected = decode(manifest.absolute(path))
-        if geometry != "tiles":
-            expected = resize(expected, size, geometry)
+        if preprocessing.geometry != "tiles":
+            how = preprocessing
+            expected = resize(expected, how.size, how.geometry, how.interpolation)
         assert np.array_equal(packed[row], expected)
+
+
+def test_every_interpolation_has_a_cache_of_its_own(manifest, tmp_path):
+    area = cache.pack(manifest, SQUARE, tmp_path / "cache")
+    bilinear = cache.pack(manifest, Preprocessing(32, "square", "bilinear"), tmp_path / "cache")
+    assert area.source != bilinear.source
+    assert not np.array_equal(area[0], bilinear[0])
 
 
 def test_the_order_is_the_manifests_and_one_cache_serves_all_orders(manifest, tmp_path):
     folder = tmp_path / "cache"
-    first = cache.pack(manifest, 32, "square", folder)
+    first = cache.pack(manifest, SQUARE, folder)
     reversed_rows = manifest.with_table(manifest.table.iloc[::-1])
-    second = cache.pack(reversed_rows, 32, "square", folder)
+    second = cache.pack(reversed_rows, SQUARE, folder)
     assert np.array_equal(first[0], second[5])
     assert len(list(folder.glob("*.pixels"))) == 1
 
 
 def test_a_cache_travels_to_another_process(manifest, tmp_path):
-    packed = cache.pack(manifest, 32, "square", tmp_path / "cache")
+    packed = cache.pack(manifest, SQUARE, tmp_path / "cache")
     again = pickle.loads(pickle.dumps(packed))
     assert np.array_equal(again[3], packed[3])
     assert not packed[0].flags.writeable
@@ -56,57 +68,62 @@ def test_a_cache_travels_to_another_process(manifest, tmp_path):
 def test_progress_and_reuse(manifest, tmp_path):
     calls = []
     folder = tmp_path / "cache"
-    assert not cache.is_packed(manifest, 32, "square", folder)
-    cache.pack(manifest, 32, "square", folder, lambda done, total: calls.append((done, total)))
+    assert not cache.is_packed(manifest, SQUARE, folder)
+    cache.pack(manifest, SQUARE, folder, lambda done, total: calls.append((done, total)))
     assert calls[-1] == (6, 6)
-    assert cache.is_packed(manifest, 32, "square", folder)
-    cache.pack(manifest, 32, "square", folder, lambda done, total: pytest.fail("built twice"))
+    assert cache.is_packed(manifest, SQUARE, folder)
+    cache.pack(manifest, SQUARE, folder, lambda done, total: pytest.fail("built twice"))
 
 
 def test_a_replaced_image_gives_a_new_cache(manifest, tmp_path):
     folder = tmp_path / "cache"
-    old = cache.pack(manifest, 32, "square", folder)[0].copy()
+    old = cache.pack(manifest, SQUARE, folder)[0].copy()
     (tmp_path / "0.png").write_bytes(encode_png(np.zeros((50, 70, 3), np.uint8)))
-    assert not np.array_equal(cache.pack(manifest, 32, "square", folder)[0], old)
+    assert not np.array_equal(cache.pack(manifest, SQUARE, folder)[0], old)
 
 
-def test_an_unreadable_image_is_named_and_nothing_is_left(manifest, tmp_path):
+def test_an_unreadable_image_is_named_and_the_rest_is_packed(manifest, tmp_path):
+    whole = cache.pack(manifest, SQUARE, tmp_path / "cache")
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:-50])
     (tmp_path / "4.png").write_bytes(b"")
-    folder = tmp_path / "cache"
+    for _ in range(2):  # when it is built, and when it is opened again
+        packed = cache.pack(manifest, SQUARE, tmp_path / "cache")
+        assert [(problem.file, problem.kind) for problem in packed.problems] == [
+            ("1.png", "truncated"),
+            ("4.png", "empty"),
+        ]
+        assert packed.readable.tolist() == [True, False, True, True, False, True]
+        assert all(np.array_equal(packed[row], whole[row]) for row in (0, 2, 3, 5))
+
+
+def test_where_no_image_can_be_read_nothing_is_left(manifest, tmp_path):
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(b"")
     with pytest.raises(DataError) as error:
-        cache.pack(manifest, 32, "square", folder)
-    assert "4.png" in error.value.message
-    assert not list(folder.glob("*.pixels*"))
+        cache.pack(manifest, SQUARE, tmp_path / "cache")
+    assert "None of the 6 images" in error.value.message
+    assert "0.png" in str(error.value.found)
+    assert not list((tmp_path / "cache").glob("*.pixels*"))
 
 
 def test_a_cut_off_cache_is_built_again(manifest, tmp_path):
     folder = tmp_path / "cache"
-    good = cache.pack(manifest, 32, "square", folder)[5].copy()
+    good = cache.pack(manifest, SQUARE, folder)[5].copy()
     pixels = next(folder.glob("*.pixels"))
     pixels.write_bytes(pixels.read_bytes()[:-100])
-    assert np.array_equal(cache.pack(manifest, 32, "square", folder)[5], good)
+    assert np.array_equal(cache.pack(manifest, SQUARE, folder)[5], good)
 
 
 def test_a_full_disk_is_said_beforehand(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(DataError) as error:
-        cache.pack(manifest, 32, "square", tmp_path / "cache")
+        cache.pack(manifest, SQUARE, tmp_path / "cache")
     assert error.value.kind == "disk_full"
 
 
 def test_a_missing_image_is_named(manifest, tmp_path):
     (tmp_path / "2.png").unlink()
     with pytest.raises(DataError) as error:
-        cache.pack(manifest, 32, "square", tmp_path / "cache")
+        cache.pack(manifest, SQUARE, tmp_path / "cache")
     assert error.value.kind == "missing"
     assert "2.png" in error.value.message
-
-
-def test_normalised_pixels_have_a_cache_of_their_own(manifest, tmp_path):
-    folder = tmp_path / "cache"
-    plain = cache.pack(manifest, 32, "square", folder)
-    inverted = cache.pack(
-        manifest, 32, "square", folder, normalise=lambda image: 255 - image, normalise_key="inverted"
-    )
-    assert not np.array_equal(plain[0], inverted[0])
-    assert len(list(folder.glob("*.pixels"))) == 2

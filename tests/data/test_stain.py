@@ -1,13 +1,16 @@
-"""Stain normalisation: the reference comes from train only, failures fall back and are counted."""
+"""Stain normalisation: the reference comes from train only, is recorded as numbers, failures fall back and are counted."""
+
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from engine.data import cache
-from engine.data.images import encode_png
+from engine.data.images import decode, encode_png, resize
 from engine.data.manifest import CLASSES, COLUMNS, Manifest
-from engine.data.stain import METHODS, StainNormaliser, choose_reference, preview
+from engine.data.preprocessing import Preprocessing
+from engine.data.stain import METHODS, Reference, StainNormaliser, choose_reference, fit, preview
 from engine.errors import DataError
 
 
@@ -36,15 +39,13 @@ def test_images_move_towards_the_reference(manifest, method):
     reference = choose_reference(manifest, method)
     normaliser = StainNormaliser(reference)
     shown = preview(manifest, normaliser, 8)
-    before = np.stack([image.mean((0, 1)) for _, image, _ in shown])
-    after = np.stack([image.mean((0, 1)) for _, _, image in shown])
+    before = np.stack([image.mean((0, 1)) for _, image, _, _ in shown])
+    after = np.stack([image.mean((0, 1)) for _, _, image, _ in shown])
     assert after.std(0).mean() < 0.5 * before.std(0).mean()
-    assert normaliser.as_record() == {
-        "method": method,
-        "reference": reference.image_id,
-        "images": 8,
-        "failures": 0,
-    }
+    assert all(worked for *_, worked in shown)
+    record = normaliser.as_record()
+    assert (record["method"], record["reference"]) == (method, reference.image_id)
+    assert (record["images"], record["failures"]) == (8, 0)
 
 
 def test_the_reference_is_a_training_image_whatever_the_seed(manifest):
@@ -53,26 +54,72 @@ def test_the_reference_is_a_training_image_whatever_the_seed(manifest):
     assert choose_reference(manifest, seed=3) == choose_reference(manifest, seed=3)
 
 
-def test_a_blank_image_stays_as_it_is_and_is_counted(manifest):
-    normaliser = StainNormaliser(choose_reference(manifest))
-    white = np.full((20, 20, 3), 255, np.uint8)
-    assert np.array_equal(normaliser(white), white)
-    assert normaliser.failures == 1
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_recorded_reference_gives_the_same_pixels(manifest, method):
+    """Also on another machine, from JSON, when the reference image itself is gone."""
+    reference = choose_reference(manifest, method)
+    image = tissue(5, 2.0)
+    expected, _ = StainNormaliser(reference).normalise(image)
+    (manifest.root / reference.image_id).unlink()
+    read = Reference.from_record(json.loads(json.dumps(reference.as_record())))
+    assert read.key == reference.key
+    assert np.array_equal(StainNormaliser(read).normalise(image)[0], expected)
+    with pytest.raises(DataError) as error:
+        Reference.from_record({"method": method, "numbers": {}})
+    assert error.value.kind == "stain_reference"
 
 
-def test_normalised_pixels_are_packed_under_their_own_key(manifest, tmp_path):
+def test_the_method_gives_what_torchstain_gives(manifest):
+    from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
+
+    image, target = tissue(1, 0.6), tissue(2, 1.5)
+    macenko, reinhard = NumpyMacenkoNormalizer(), NumpyReinhardNormalizer()
+    macenko.fit(target)
+    reinhard.fit(target)
+    expected = {"macenko": macenko.normalize(image, stains=False)[0], "reinhard": reinhard.normalize(image)}
+    for method, pixels in expected.items():
+        assert np.array_equal(StainNormaliser(fit(method, "x", target)).normalise(image)[0], pixels)
+
+
+def test_blank_and_nearly_blank_images_stay_as_they_are_and_are_counted(manifest):
     normaliser = StainNormaliser(choose_reference(manifest))
-    packed = cache.pack(
-        manifest,
-        32,
-        "square",
-        tmp_path / "cache",
-        normalise=normaliser,
-        normalise_key=normaliser.reference.key,
-    )
-    plain = cache.pack(manifest, 32, "square", tmp_path / "cache")
-    assert not np.array_equal(packed[7], plain[7])
-    assert normaliser.images == 8
+    white = np.full((60, 60, 3), 250, np.uint8)
+    speck = white.copy()
+    speck[:5, :8] = tissue(0, 1.0)[:5, :8]  # 1% tissue: the percentile that Macenko scales by is glass
+    black = np.zeros((60, 60, 3), np.uint8)
+    for image in (white, speck, black):
+        pixels, worked = normaliser.normalise(image)
+        assert not worked
+        assert np.array_equal(pixels, image)
+    assert (normaliser.images, normaliser.failures) == (3, 3)
+
+
+def test_an_ordinary_but_blank_training_image_is_passed_over(manifest):
+    for number in (0, 1):
+        (manifest.root / f"{number}.png").write_bytes(encode_png(np.full((48, 64, 3), 250, np.uint8)))
+    assert choose_reference(manifest).image_id == "2.png"
+    (manifest.root / "2.png").write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        choose_reference(manifest)
+    assert error.value.kind == "stain_reference"
+
+
+def test_normalised_pixels_are_packed_under_their_own_key_and_fallbacks_are_named(manifest, tmp_path):
+    (tmp_path / "6.png").write_bytes(encode_png(np.full((48, 64, 3), 250, np.uint8)))
+    stained = Preprocessing(32, stain=StainNormaliser(choose_reference(manifest)))
+    plain = cache.pack(manifest, Preprocessing(32), tmp_path / "cache")
+    for _ in range(2):  # when it is built, and when it is opened again
+        packed = cache.pack(manifest, stained, tmp_path / "cache")
+        assert packed.fallbacks == ("6.png",)
+        assert not np.array_equal(packed[7], plain[7])
+        assert np.array_equal(packed[6], plain[6])
+    assert stained.stain is not None
+    expected, _ = stained.stain.normalise(
+        decode(tmp_path / "7.png")
+    )  # recoloured at native size, then resized
+    assert np.array_equal(packed[7], resize(expected, 32))
+    other = Preprocessing(32, stain=StainNormaliser(fit("macenko", "other", tissue(9, 2.5))))
+    assert len({packed.source, plain.source, cache.pack(manifest, other, tmp_path / "cache").source}) == 3
 
 
 def test_without_a_split_there_is_no_reference(manifest):

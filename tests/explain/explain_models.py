@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from engine.data.images import resize
+from engine.data.preprocessing import Preprocessing
 from engine.runs import catalog
 from engine.runs.catalog import Architecture
 
@@ -29,13 +29,17 @@ class TestModel:
     geometry: str = "square"
     tta: bool = False
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.image_size, self.geometry)
+
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.permute(0, 3, 1, 2).float() / 255
         return (pixels - torch.tensor(self.mean).view(1, 3, 1, 1)) / torch.tensor(self.std).view(1, 3, 1, 1)
 
     def input(self, image: np.ndarray) -> torch.Tensor:
         """An image as the network takes it: float32, (1, 3, size, size)."""
-        return self.normalise(torch.from_numpy(resize(image, self.image_size, "square")[None]))
+        return self.normalise(torch.from_numpy(Preprocessing(self.image_size).squares(image)))
 
 
 def random_model(name: str, image_size: int = 64, **changes) -> TestModel:

@@ -419,6 +419,8 @@ def test_memory_is_flat_over_500_maps(b0):
 @pytest.mark.parametrize(("mode", "tta"), [("square", False), ("letterbox", True), ("tiles", True)])
 def test_what_is_explained_is_what_is_predicted(mode, tta):
     """The engine's own network and its own prediction: same pixels, same flips and tiles, same logits."""
+    from engine.data.preprocessing import Preprocessing
+    from engine.data.stain import StainNormaliser, fit
     from engine.training.device import choose
     from engine.training.evaluate import logits
     from engine.training.models import LoadedModel
@@ -430,14 +432,15 @@ def test_what_is_explained_is_what_is_predicted(mode, tta):
         ("benign", "malignant"),
         (0.5, 0.4, 0.3),
         (0.2, 0.3, 0.4),
-        64,
-        mode,
+        Preprocessing(
+            64, mode, "bilinear", StainNormaliser(fit("macenko", "reference", tissue(92, 140, seed=3)))
+        ),
         choose("cpu", "fp32"),
         tta=tta,
     )
     images = [tissue(92, 140, seed=1), tissue(91, 140, seed=2)]
     found = cam.explain(loaded, images, batch_size=5)
-    expected = logits(loaded, lambda row: images[row], range(2))
+    expected = logits(loaded, lambda row: loaded.preprocessing.prepare(images[row])[0], range(2))
     np.testing.assert_allclose([one.logits for one in found], expected, atol=1e-4)
     bias = float(head_bias(loaded.model)[1])
     for one in found:

@@ -10,8 +10,9 @@ import tiny_runs
 import torch
 
 from engine.data import cache
+from engine.data.preprocessing import Preprocessing
 from engine.training.device import choose
-from engine.training.loading import Loader, TrainingImages, Waiting, batches, order, prepared
+from engine.training.loading import Loader, TrainingImages, Waiting, batches, order
 
 STRATA = np.array(["benign/40X"] * 5 + ["malignant/40X"] * 60 + ["malignant/400X"] * 35)
 
@@ -38,7 +39,7 @@ def test_a_last_batch_too_small_for_batchnorm_joins_the_one_before():
 
 @pytest.fixture
 def images(tiny_data):
-    packed = cache.pack(tiny_data, 32, "square")
+    packed = cache.pack(tiny_data, Preprocessing(32))
     rows = np.flatnonzero((tiny_data.table["split"] == "train").to_numpy())
     return TrainingImages(packed, rows, np.arange(len(rows)) % 2, "study", 32, "square", seed=5)
 
@@ -95,9 +96,9 @@ def test_evaluation_sees_all_tiles_and_training_one_window(tiny_data):
     from engine.data.images import decode
 
     pixels = decode(image)
-    assert prepared(pixels, 32, "tiles").shape == (4, 32, 32, 3)
-    assert prepared(pixels, 32, "square").shape == (1, 32, 32, 3)
-    packed = cache.pack(tiny_data, 32, "tiles")
+    assert Preprocessing(32, "tiles").squares(pixels).shape == (4, 32, 32, 3)
+    assert Preprocessing(32).squares(pixels).shape == (1, 32, 32, 3)
+    packed = cache.pack(tiny_data, Preprocessing(32, "tiles"))
     part = TrainingImages(packed, np.arange(4), np.zeros(4, dtype=int), "light", 32, "tiles", seed=0)
     ((windows, _),) = served(Loader(part, choose("cpu"), 0), batches(np.arange(4), 1, 4))
     assert tuple(windows.shape) == (4, 32, 32, 3)

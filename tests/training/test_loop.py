@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ import tiny_runs
 import torch
 
 from engine import files
+from engine.data.images import encode_png
 from engine.errors import EngineError, SplitError, WeightsError
+from engine.runs import presets
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, loop
 from engine.training.evaluate import predict_images
@@ -214,14 +217,75 @@ def test_a_full_disk_is_named(make_run, monkeypatch):
     assert failure_of(make_run()).kind == "disk_full"
 
 
-def test_a_corrupt_image_is_named(tmp_path):
+def test_corrupt_images_are_named_and_left_out_and_the_rest_is_trained_on(tmp_path, capsys):
     root = tmp_path / "data"
     root.mkdir()
     manifest = tiny_runs.write_images(root)
-    (root / "train_3.png").write_bytes((root / "train_3.png").read_bytes()[:300])
+    whole = {name: (root / name).read_bytes() for name in ("train_3.png", "test_1.png")}
+    for name, data in whole.items():
+        (root / name).write_bytes(data[:300])
+    folder = tiny_runs.make_run(tmp_path / "runs", manifest)
+    assert tiny_runs.fit(folder, tiny_runs.StopAt(folder, 38)) == "stopped"
+    assert "Left out: train_3.png is cut off" in capsys.readouterr().out
+    for name, data in whole.items():  # repaired while the run is interrupted: it ends as it began
+        (root / name).write_bytes(data)
+    assert tiny_runs.fit(folder) == "completed"
+    record = folder.pixels()
+    assert sorted((left["image_id"], left["kind"]) for left in record["left_out"]) == [
+        ("test_1.png", "truncated"),
+        ("train_3.png", "truncated"),
+    ]
+    assert "test_1.png" not in set(folder.predictions("test")["image_id"])
+    assert len(folder.predictions("test")) == 5
+
+
+def test_where_no_image_can_be_read_one_is_named(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    manifest = tiny_runs.write_images(root)
+    for path in root.glob("*.png"):
+        path.write_bytes(path.read_bytes()[:300])
     error = failure_of(tiny_runs.make_run(tmp_path / "runs", manifest))
-    assert "train_3.png" in str(error)
+    assert "test_0.png" in str(error)
     assert error.remedy
+
+
+# -- pixels --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stain", "geometry"), [("macenko", "tiles"), ("reinhard", "square")])
+def test_train_predict_and_explain_see_identical_pixels(tmp_path, stain, geometry):
+    """The pixels that the loop packed, those that a loaded run predicts and those that it explains, stain and all."""
+    from engine.data.images import decode
+    from engine.explain import geometry as seen
+
+    root = tmp_path / "data"
+    root.mkdir()
+    manifest = tiny_runs.write_images(root)
+    options = {"model__stain": stain, "model__geometry": geometry, "training__precision": "fp32"}
+    folder = tiny_runs.make_run(tmp_path / "runs", manifest, **options)
+    fit = loop.Fit(folder, Reporter(folder), folder.config(), presets.resolve(folder.config()))
+    with folder.hold():
+        fit.run()
+    record = folder.pixels()
+    reference = record["preprocessing"]["stain"]["reference"]
+    assert reference.startswith("train_")
+    assert record["not_normalised"] == []
+    (root / reference).write_bytes(encode_png(np.full((40, 48, 3), 9, np.uint8)))  # it is not asked for again
+    loaded = load_run_model(folder)
+    assert loaded.preprocessing.interpolation == "bilinear"  # the recipe study-as-run
+    for row in fit.parts["test"].rows:
+        image = decode(manifest.absolute(manifest.table["path"].iloc[row]))
+        trained_on = fit.loaded.preprocessing.views(fit.packed[int(row)])
+        assert np.array_equal(loaded.preprocessing.squares(image), trained_on)
+        explained = [view.pixels for view in seen.views(image, loaded.preprocessing)]
+        assert np.array_equal(np.stack(explained), trained_on)
+        assert not np.array_equal(replace(loaded.preprocessing, stain=None).squares(image), trained_on)
+    table = folder.predictions("test")
+    again = predict_images(loaded, [manifest.absolute(name) for name in table["image_id"]])
+    assert np.abs(again["logit_malignant"] - table["logit_malignant"]).max() < 1e-5
+    resumed = loop.Fit(folder, Reporter(folder), folder.config(), fit.recipe)
+    assert resumed.loaded.preprocessing.key == fit.loaded.preprocessing.key
 
 
 def test_a_class_missing_from_validation_is_named(tiny_data, tmp_path):
