@@ -56,16 +56,14 @@ def show(draft: Draft) -> None:
             # Another doubt is another question: a tick given to one is not given to the next.
             key = launch_parts.key_of(f"sure_{hash(tuple(found)) & 0xFFFFFFFF:x}")
             sure = st.checkbox("I mean it: start in spite of this", key=key)
-        reason = places.read_only_reason()
-        if reason:
-            st.warning(widgets.escaped(reason), icon=":material/lock:")
+        locked = widgets.read_only_notice()
         count = len(planned)
         _stated(draft, planned, ready)
         clicked = st.button(
             f"Start {widgets.counted(count, 'run')}" if count else "Start",
             type="primary",
             icon=":material/play_arrow:",
-            disabled=bool(problems or reason) or not count or not sure,
+            disabled=bool(problems) or locked or not count or not sure,
             key="launch",
         )
         _commands(draft, planned)

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import cached, places, run_figures, run_table, selection, widgets
+from dashboard import cached, places, run_live, run_table, selection, widgets
 from engine.analysis import predictions as tables
 from engine.analysis.metrics import score_of
 from engine.errors import EngineError, shorten
 from engine.report import confusion
 from engine.runs import catalog, launch
-from engine.runs import folder as run_folder
 from engine.runs.config import options
 from engine.runs.folder import RunFolder, Summary
 
 SCORES = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "auroc", "prr", "patient_diagnosis")
-# key in status.numbers -> (label, unit, digits)
-NUMBERS = {
-    "images_per_s": ("Images per second", "", 1),
-    "wait_share": ("Waiting for data", "%", 0),
-    "cpu_share": ("CPU busy", "%", 0),
-    "ram_mb": ("Memory of the run", " MB", 0),
-    "ram_share": ("Memory of the machine", "%", 0),
-    "gpu_share": ("GPU busy", "%", 0),
-    "gpu_memory_mb": ("GPU memory", " MB", 0),
-    "loss": ("Training loss", "", 3),
-    "lr": ("Learning rate", "", -1),
-}
 
 
 def about(summary: Summary) -> str:
@@ -54,12 +40,17 @@ def badges(summary: Summary) -> None:
     """State and leakage, the first things to know."""
     chip = widgets.status_html(summary.state, stalled=summary.stalled)
     tags = "".join(f'<span class="bh-badge bh-unknown">{widgets.plain(tag)}</span>' for tag in summary.tags)
-    st.html(f'<div class="bh-row">{chip}{widgets.leakage_html(summary.audit)}{tags}</div>')
+    began = (
+        f'<span class="bh-muted" title="{widgets.when(summary.created_at)}">started {widgets.ago(summary.created_at)}</span>'
+        if summary.created_at
+        else ""
+    )
+    st.html(f'<div class="bh-row">{chip}{widgets.leakage_html(summary.audit)}{tags}{began}</div>')
 
 
 def actions(folder: RunFolder, summary: Summary) -> None:
     """Stop, kill, resume, fork, compare: those that apply."""
-    locked = bool(places.read_only_reason())
+    locked = widgets.read_only_notice()
     said = st.session_state.pop("_run_said", "")
     if said:
         st.toast(widgets.escaped(said), icon=":material/check:")
@@ -70,18 +61,6 @@ def actions(folder: RunFolder, summary: Summary) -> None:
             )
             if stop:
                 _do(lambda: launch.stop(folder))
-        if summary.state == run_folder.STOPPING:
-            asked = (folder.path / "STOP").stat().st_mtime if folder.stop_requested() else time.time()
-            waited = time.time() - asked
-            hangs = waited > launch.STOP_GRACE_S
-            if st.button(
-                "Kill",
-                icon=":material/dangerous:",
-                disabled=locked or not hangs,
-                help="For a worker that does not stop. "
-                + ("" if hangs else f"Possible {launch.STOP_GRACE_S:.0f} s after the request to stop."),
-            ):
-                _do(lambda: launch.stop(folder, kill=True))
         if run_table.able([summary], "resume") and (
             st.button(
                 "Resume",
@@ -108,92 +87,6 @@ def _do(act) -> None:
     with widgets.errors_shown():
         st.session_state["_run_said"] = str(act())
         st.rerun()
-
-
-# --- live ----------------------------------------------------------------------------------------------
-def live(run_id: str) -> None:
-    """State, progress, numbers and curves; redrawn every two seconds while the run is active."""
-    try:
-        folder = cached.run(run_id)
-        status, state = folder.status(), folder.state()
-    except EngineError as error:  # deleted while it is looked at
-        widgets.show_error(error)
-        return
-    _tell_end(run_id, state, status)
-    if status.error:
-        widgets.show_error(status.error)
-    elif state == run_folder.INTERRUPTED:
-        widgets.show_error(
-            {
-                "message": "The worker is gone without a word: it was killed, or the machine was switched off.",
-                "remedy": "Resume continues from the last checkpoint",
-            },
-            level="warning",
-        )
-    if state in run_folder.ACTIVE:
-        _progress(folder, status, state)
-    metrics = cached.metrics(run_id)
-    if metrics.empty:
-        if state in run_folder.ACTIVE:
-            st.caption("Curves appear when the first epoch has ended.")
-    else:
-        _curves(metrics, status)
-    log = folder.log_tail()
-    if log and state in run_folder.ACTIVE:
-        with st.expander("Log, last lines", icon=":material/terminal:"):
-            st.code("\n".join(log.splitlines()[-200:]), language=None, height=260)
-
-
-def _tell_end(run_id: str, state: str, status: run_folder.Status) -> None:
-    """A notice, and the whole page once more, when the state changes while it is looked at."""
-    key = f"_state_{run_id}"
-    before = st.session_state.get(key)
-    st.session_state[key] = state
-    if before in (None, state):
-        return
-    if state not in run_folder.ACTIVE:
-        icon = "check_circle" if state == run_folder.COMPLETED else "error"
-        st.toast(f"The run has ended: {widgets.state_word(state).lower()}.", icon=f":material/{icon}:")
-    st.rerun(scope="app")
-
-
-def _progress(folder: RunFolder, status: run_folder.Status, state: str) -> None:
-    parts = [status.phase or widgets.state_word(state)]
-    if status.epoch and status.epochs:
-        parts.append(f"epoch {status.epoch} of {status.epochs}")
-    if status.steps:
-        parts.append(f"step {status.step} of {status.steps}")
-    if status.eta_s is not None:
-        parts.append(f"{widgets.duration(status.eta_s)} left")
-    st.progress(min(max(status.progress, 0.0), 1.0), text=widgets.escaped(" · ".join(parts)))
-    quiet = time.time() - status.check_in_at
-    if state in (run_folder.RUNNING, run_folder.STOPPING) and quiet > run_folder.STALL_S:
-        st.warning(
-            f"No sign from the worker for {widgets.duration(quiet)}. It may be busy with a long step; stop it if this goes on.",
-            icon=":material/hourglass_disabled:",
-        )
-    shown = [(key, status.numbers[key]) for key in NUMBERS if status.numbers.get(key) is not None]
-    if shown:
-        columns = st.columns(max(len(shown), 6))
-        for column, (key, value) in zip(columns, shown, strict=False):
-            label, unit, digits = NUMBERS[key]
-            share = key.endswith("_share")
-            text = f"{value:.2e}" if digits < 0 else f"{value * (100 if share else 1):,.{digits}f}{unit}"
-            column.metric(label, text)
-
-
-def _curves(metrics: pd.DataFrame, status: run_folder.Status) -> None:
-    fig, words = run_figures.learning_curves(metrics, status.best)
-    best = status.best or {}
-    said = ""
-    if best.get("value") is not None:
-        said = f"Best {str(best.get('metric', 'score')).replace('_', ' ')} on validation {best['value']:.3f} at epoch {best['epoch']}. "
-    widgets.show_figure(
-        fig,
-        f"{said}Scores over all images of a side after each epoch; the checkpoint kept is the one of the best validation epoch.",
-        words,
-        "curves",
-    )
 
 
 # --- results -------------------------------------------------------------------------------------------
@@ -366,6 +259,9 @@ def details(folder: RunFolder, summary: Summary) -> None:
                 ("git commit", found.get("git_commit") or "n/a"),
                 ("Machine", found.get("machine", "n/a")),
                 ("Cores", found.get("cores", "n/a")),
+                ("Executed by", summary.status.executor),
+                ("Slot", summary.status.slot or "n/a"),
+                *[(label, value) for _, label, value in run_live.numbers(summary.status)],
             ]
         )
     with tabs[2]:

@@ -299,9 +299,7 @@ def notices() -> None:
             st.toast(widgets.escaped(text), icon=":material/check:")
         else:
             st.error(widgets.escaped(text), icon=":material/error:")
-    reason = places.read_only_reason()
-    if reason:
-        st.warning(widgets.escaped(reason), icon=":material/lock:")
+    widgets.read_only_notice()
     cluster_parts.contact()
     deleted = [
         run_id

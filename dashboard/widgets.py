@@ -263,6 +263,14 @@ def missing_notice(missing: Sequence[str], noun: str = "run") -> None:
         st.warning(escaped(sentence), icon=":material/link_off:")
 
 
+def read_only_notice() -> bool:
+    """Say why nothing can be changed here, if so; returns whether acts are off."""
+    reason = places.read_only_reason()
+    if reason:
+        st.warning(escaped(reason), icon=":material/lock:")
+    return bool(reason)
+
+
 # --- badges --------------------------------------------------------------------------------------------
 def leakage_html(audit: Mapping[str, Any] | None, *, short: bool = False) -> str:
     """The verdict on a split as HTML; red with icon and words where it leaks."""

@@ -12,9 +12,7 @@ datasets = places.datasets()
 summaries = cached.summaries()
 step = next_step.next_step(datasets, summaries)
 
-reason = places.read_only_reason()
-if reason:
-    st.warning(widgets.escaped(reason), icon=":material/lock:")
+widgets.read_only_notice()
 
 if step.action == "sample":
     overview_parts.welcome(step)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import cached, cluster_parts, places, run_parts, selection, widgets
+from dashboard import cached, cluster_parts, run_live, run_parts, selection, widgets
 from engine.errors import EngineError
 from engine.runs import folder as run_folder
 
@@ -23,14 +23,13 @@ try:
     summary = folder.summary()
 except EngineError as error:
     widgets.header("Run", "How is this run doing, and what came out?")
-    widgets.show_error(error)
-    st.page_link(places.page("runs"), label="All runs", icon=":material/list_alt:")
+    run_live.gone(run_id, error)
     st.stop()
 
 widgets.header(summary.name, run_parts.about(summary))
 run_parts.badges(summary)
 cluster_parts.notice(summary)
 run_parts.actions(folder, summary)
-st.fragment(run_every=2.0 if summary.state in run_folder.ACTIVE else None)(run_parts.live)(folder.id)
+st.fragment(run_every=2.0 if summary.state in run_folder.ACTIVE else None)(run_live.live)(folder.id)
 run_parts.results(summary)
 run_parts.details(folder, summary)
