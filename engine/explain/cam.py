@@ -128,16 +128,20 @@ class _Job:
     target: str
     layer: str
     module: nn.Module
+    rule: BaseCAM
 
 
 def _job(loaded: Loaded, method: str, target: str | int, layer: str | None) -> _Job:
     name = layer or loaded.architecture.cam_layer
+    asked = methods.find_method(method).name
     return _Job(
         loaded,
-        methods.find_method(method).name,
+        asked,
         methods.check_target(target, tuple(loaded.classes)),
         name,
         find_layer(loaded.model, name),
+        # without target layers the library's class sets no hooks: it is a weighting rule and nothing else
+        _RULES[asked](loaded.model, []),
     )
 
 
@@ -335,9 +339,7 @@ class _Arguments:
 
 def _weigh(arguments: _Arguments, activations: np.ndarray, gradients: np.ndarray | None) -> np.ndarray:
     """The signed map (images, h, w), by the library's class for the method."""
-    method = arguments.job.method
-    # without target layers the library's class sets no hooks: it is a weighting rule and nothing else
-    rule: BaseCAM = _RULES[method](arguments.job.loaded.model, [])
+    method, rule = arguments.job.method, arguments.job.rule
     if isinstance(rule, _Rule):
         rule.arguments = arguments
     raw = rule.get_cam_image(arguments.tensor, None, None, activations, gradients, False)  # type: ignore[arg-type]
