@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,14 @@ def grid(
             st.caption(
                 widgets.escaped(f"truly {row['label'] or 'unknown'} · spread {widgets.number(doubt, 2)}")
             )
+    lines = []
+    for k in order:
+        cells = zip(made.runs, (line[k] for line in made.cells), strict=True)
+        maps = tuple((labels[run_id], cell) for run_id, cell in cells if not isinstance(cell, EngineError))
+        row = shown.iloc[k]
+        pixels = explain_view.pixels_of(str(made.sources[k]))
+        lines.append(export.FigureRow(pixels, row["image_id"], maps, row["label"], row["magnification"]))
+    _pages(lines, st.session_state.get("_explain_look", Look()), "montage")
     for r, run_id in enumerate(made.runs):
         st.markdown(f"**{widgets.escaped(labels[run_id])}**")
         for column, k in zip(st.columns(len(order), gap="small"), order, strict=True):
@@ -249,63 +258,63 @@ def downloads(
     """Overlay at native pixels, the raw map, an outline for QuPath, and a page for a paper."""
     stem = row["image_id"].rpartition(".")[0] or row["image_id"]
     pixels = explain_view.pixels_of(path)
+    share = look.contour or overlay.TOP_SHARE
     for run_id, one in found.items():
+        facts, name = export.about(one, run_id), f"{stem}_{run_id[-4:]}"
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
             st.markdown(f"**{widgets.escaped(labels[run_id])}**")
-            _file(
-                "Overlay (PNG)",
-                lambda one=one: _overlay_png(pixels, one, look),
-                f"{stem}_{run_id[-4:]}.png",
-                "image/png",
-                f"png_{run_id}",
-            )
-            _file(
-                "Raw map (.npy)",
-                lambda one=one: export.raw_npy(one),
-                f"{stem}_{run_id[-4:]}.npy",
-                "application/octet-stream",
-                f"npy_{run_id}",
-            )
-            _file(
-                "Outline (GeoJSON)",
-                lambda one=one: export.geojson_bytes(one, look.contour or overlay.TOP_SHARE),
-                f"{stem}_{run_id[-4:]}.geojson",
-                "application/geo+json",
-                f"geo_{run_id}",
-            )
+            _file("Overlay (PNG)", partial(_overlay_png, pixels, one, look, facts), f"{name}.png")
+            _file("Raw map (.npy)", partial(export.raw_npy, one), f"{name}.npy")
+            _file("Outline (GeoJSON)", partial(export.geojson_bytes, one, share, facts), f"{name}.geojson")
     if found:
         maps = tuple((labels[run_id], one) for run_id, one in found.items())
-        line = export.FigureRow(pixels, row["image_id"], maps, row["label"], row["magnification"])
-        with st.container(horizontal=True, gap="small"):
-            for form in ("pdf", "svg"):
-                _file(
-                    f"Figure page ({form.upper()})",
-                    lambda form=form: export.figure_page(
-                        [line], form=form, opacity=look.opacity, colour_map=look.colour_map, contour_top=look.contour or None
-                    ),
-                    f"{stem}.{form}", "application/pdf" if form == "pdf" else "image/svg+xml", f"page_{form}",
-                )  # fmt: skip
+        _pages(
+            [export.FigureRow(pixels, row["image_id"], maps, row["label"], row["magnification"])], look, stem
+        )
     st.caption(
-        "The outline opens in QuPath (File, Import objects). Files carry what they show: method, target, run."
+        "At the file's own pixels. PNG and outline carry run, method, layer and target; the outline opens in QuPath "
+        "(File, Import objects) and encloses the hottest "
+        f"{share:.0%}."
     )
 
 
-def _file(label: str, data, name: str, mime: str, key: str) -> None:
+def _pages(lines: list[export.FigureRow], look: Look, stem: str) -> None:
+    """A figure page as PDF and as SVG."""
+    with st.container(horizontal=True, gap="small"):
+        for form in ("pdf", "svg"):
+            make = partial(
+                export.figure_page,
+                lines,
+                form=form,
+                opacity=look.opacity,
+                colour_map=look.colour_map,
+                contour_top=look.contour or None,
+            )
+            _file(f"Figure page ({form.upper()})", make, f"{stem}.{form}")
+
+
+_KINDS = {
+    "png": "image/png",
+    "npy": "application/octet-stream",
+    "geojson": "application/geo+json",
+    "pdf": "application/pdf",
+    "svg": "image/svg+xml",
+}
+
+
+def _file(label: str, make: Callable[[], bytes], name: str) -> None:
+    """A button for a file that is made when it is asked for."""
     st.download_button(
         label,
-        data,
+        make,
         file_name=name,
-        mime=mime,
-        key=f"explain_{key}",
+        mime=_KINDS[name.rpartition(".")[2]],
+        key=f"explain_file_{name}",
         on_click="ignore",
         icon=":material/download:",
     )
 
 
-def _overlay_png(pixels: np.ndarray, found: Map, look: Look) -> bytes:
-    heat = explain_view.heat_of(found, look.signed)
-    colours = "signed" if look.signed else look.colour_map
-    picture = overlay.overlay(pixels, heat, look.opacity, colours, contour_top=look.contour or None)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
+def _overlay_png(pixels: np.ndarray, found: Map, look: Look, facts: dict[str, str]) -> bytes:
+    style = export.Style(look.opacity, look.colours, look.contour or None)
+    return export.overlay_png(pixels, explain_view.heat_of(found, look.signed), style, facts)

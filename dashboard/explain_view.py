@@ -135,10 +135,8 @@ def shared_scale(heats: Sequence[np.ndarray], signed: bool) -> tuple[float, floa
 
 
 def heat_of(found: Map, signed: bool) -> np.ndarray:
-    """What is drawn of a map: its evidence for the target, or signed (a model's only)."""
-    if signed and not isinstance(found, EnsembleMap):
-        return found.signed
-    return found.heat
+    """What is drawn of a map: its evidence for the target, or signed."""
+    return found.signed if signed else found.heat
 
 
 @dataclass(frozen=True)

@@ -307,8 +307,23 @@ def _parser() -> argparse.ArgumentParser:
         help="overlay to write; for a folder of images, a folder",
     )
     command.add_argument(
-        "--raw", type=Path, metavar="NPY", help="also write the signed map on the layer's grid, float32"
+        "--raw",
+        type=Path,
+        metavar="NPY",
+        help="also write the signed map on the layer's grid, float32; for a folder any name: one beside each overlay",
     )
+    command.add_argument(
+        "--geojson",
+        type=Path,
+        metavar="FILE",
+        help="also write the outline for QuPath; for a folder as --raw",
+    )
+    command.add_argument(
+        "--page", type=Path, metavar="FILE", help="also a figure for a paper: .pdf, .svg or .png"
+    )
+    command.add_argument("--opacity", type=float, default=0.5, help="0 = image only, 1 = colours only")
+    command.add_argument("--colours", default="inferno", help="inferno, viridis, magma, cividis or jet")
+    command.add_argument("--contour", type=float, metavar="SHARE", help="outline of the hottest share: 0.15")
 
     command = add(
         "probe",
@@ -972,38 +987,43 @@ def _predict(given: argparse.Namespace) -> int:
 
 
 def _explain(given: argparse.Namespace) -> int:
-    from engine.runs.results import explain_image, image_files
+    from engine.explain import export
+    from engine.runs.results import image_files
 
-    if given.image.is_dir():
-        from engine.explain.export import explain_folder
-
-        table = explain_folder(
-            _locate(given),
-            image_files([given.image]),
+    folder = _locate(given)
+    style = export.Style(given.opacity, given.colours, given.contour)
+    asked = {"method": given.method, "target": given.target, "layer": given.layer or ""}
+    if not given.image.is_dir():
+        record = export.explain_image(
+            folder,
+            given.image,
             given.out,
-            raw=given.raw is not None,
-            progress=_progress("Explaining"),
-            method=given.method,
-            target=given.target,
-            layer=given.layer or "",
+            raw=given.raw,
+            outline=given.geojson,
+            page=given.page,
+            style=style,
+            **asked,
         )
-        record = {"id": given.id, "out": str(given.out), "images": table.to_dict(orient="records")}
-        _answer(given, record, f"{len(table)} images, overlays and explanations.csv in {given.out}")
+        said = (
+            f"{record['image']}: {record['predicted']} ({record['probability']:.3f}), overlay in {given.out}"
+        )
+        _answer(given, record, said)
         return 0
-    record = explain_image(
-        _locate(given),
-        given.image,
-        method=given.method,
-        target=given.target,
-        layer=given.layer,
-        out=given.out,
-        raw=given.raw,
+    table = export.explain_folder(
+        folder,
+        image_files([given.image]),
+        given.out,
+        raw=given.raw is not None,
+        outline=given.geojson is not None,
+        page=given.page,
+        style=style,
+        progress=_progress("Explaining"),
+        **asked,
     )
-    _answer(
-        given,
-        record,
-        f"{record['image']}: {record['predicted']} ({record['probability']:.3f}), overlay in {given.out}",
-    )
+    failed = int((table["error"] != "").sum())
+    said = f"{len(table) - failed} of {len(table)} images explained, overlays and explanations.csv in {given.out}"
+    record = {"id": given.id, "out": str(given.out), "images": table.to_dict(orient="records")}
+    _answer(given, record, said + (f"; {failed} could not be, see its column error" if failed else ""))
     return 0
 
 

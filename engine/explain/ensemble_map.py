@@ -6,6 +6,7 @@ Needs no torch: it works on maps that are there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -50,6 +51,13 @@ class EnsembleMap:
     @property
     def is_empty(self) -> bool:
         return not bool((self.heat > 0).any())
+
+    @cached_property
+    def signed(self) -> np.ndarray:
+        """The same with evidence against the target: float32, height x width, -1 to 1. Weighted mean of the
+        members' signed maps, each divided by its own greatest magnitude."""
+        parts = [one.signed / (np.abs(one.signed).max() or 1.0) for one in self.explanations]
+        return np.tensordot(self.weights.astype(np.float32), np.stack(parts), axes=1)
 
     @property
     def agreement(self) -> float:

@@ -170,15 +170,60 @@ def test_a_folder_is_written_with_progress_and_an_index(tmp_path, sources):
     broken.write_bytes(b"nothing")
     done: list[tuple[int, int]] = []
     table = export.explain_folder(
-        run, [*sources, twin, broken], tmp_path / "out", raw=True, load=Models(),
+        run, [*sources, twin, broken], tmp_path / "out", raw=True, outline=True, load=Models(),
         progress=lambda k, n: done.append((k, n)), **QUESTION,
     )  # fmt: skip
     assert done[-1] == (5, 5)
     assert table["error"].astype(bool).tolist() == [False] * 4 + [True]
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(written) == 4 + 4 + 1
+    assert len(written) == 4 + 4 + 4 + 1
     for source, name in zip([*sources, twin], table["overlay"], strict=False):
         assert Image.open(tmp_path / "out" / name).size == Image.open(source).size
     again = pd.read_csv(tmp_path / "out" / "explanations.csv")
     assert again["overlay"].nunique() == 4
     assert "prob_malignant" in again.columns
+
+
+def test_one_image_is_written_in_every_form(tmp_path, sources):
+    run = make_run(tmp_path / "runs")
+    out = tmp_path / "out"
+    record = export.explain_image(
+        run, sources[0], out / "a.png", raw=out / "a.npy", outline=out / "a.geojson", page=out / "a.pdf",
+        style=export.Style(0.3, "viridis", 0.15), load=Models(), **QUESTION,
+    )  # fmt: skip
+    assert Image.open(out / "a.png").size == Image.open(sources[0]).size
+    assert Image.open(out / "a.png").text["Run"] == run.id
+    assert np.load(out / "a.npy").dtype == np.float32
+    (first, *_) = json.loads((out / "a.geojson").read_bytes())["features"]
+    assert first["properties"]["metadata"]["Target"] == record["target"]
+    assert (out / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"style": (1.5, "inferno", None)}, "opacity is out of range"),
+        ({"style": (0.5, "rainbow", None)}, "no such colour map"),
+        ({"style": (0.5, "jet", 15.0)}, "outlined share is out of range"),
+        ({"out": "."}, "over a folder"),
+        ({"page": "a.docx"}, "cannot be made"),
+    ],
+)
+def test_what_cannot_be_written_is_said(tmp_path, sources, changes, words):
+    run = make_run(tmp_path / "runs")
+    with pytest.raises(ExplainError, match=words):
+        export.explain_image(
+            run, sources[0], tmp_path / changes.get("out", "a.png"), load=Models(),
+            page=tmp_path / changes["page"] if "page" in changes else None,
+            style=export.Style(*changes["style"]) if "style" in changes else None, **QUESTION,
+        )  # fmt: skip
+
+
+def test_a_folder_cannot_be_written_over_a_file_nor_a_hundred_images_on_a_page(tmp_path, sources):
+    run = make_run(tmp_path / "runs")
+    with pytest.raises(ExplainError, match="need a folder"):
+        export.explain_folder(run, sources, sources[0], load=Models(), **QUESTION)
+    with pytest.raises(ExplainError, match="on a page"):
+        export.explain_folder(
+            run, sources * 20, tmp_path / "out", page=tmp_path / "a.pdf", load=Models(), **QUESTION
+        )

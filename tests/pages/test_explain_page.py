@@ -19,7 +19,7 @@ from PIL import Image
 from dashboard import explain_more, explain_panels, explain_trust, explain_view, synced_view
 from dashboard.explain_view import Filter, Look
 from engine.analysis import comparison
-from engine.explain import overlay, store
+from engine.explain import export, overlay, store
 from engine.explain.ensemble_map import EnsembleMap, fuse
 from engine.explain.explanation import Explanation
 from engine.runs import catalog, ensembles
@@ -182,13 +182,15 @@ def test_a_shared_scale_makes_a_weak_map_look_weak():
     assert explain_view.shared_scale([np.array([[-2.0, 1.0]])], signed=True) == (-2.0, 2.0)
 
 
-def test_signed_maps_exist_for_models_only():
+def test_signed_maps_of_an_ensemble_are_the_weighted_mean_of_its_members():
     one, other = explanation(1), explanation(2)
-    fused = fuse([one, other], ["a", "b"])
+    fused = fuse([one, other], ["a", "b"], [3, 1])
     assert isinstance(fused, EnsembleMap)
     assert (explain_view.heat_of(one, True) == one.signed).all()
-    assert (explain_view.heat_of(one, False) == one.heat).all()
-    assert (explain_view.heat_of(fused, True) == fused.heat).all()
+    assert (explain_view.heat_of(fused, False) == fused.heat).all()
+    expected = 0.75 * one.signed / np.abs(one.signed).max() + 0.25 * other.signed / np.abs(other.signed).max()
+    np.testing.assert_allclose(explain_view.heat_of(fused, True), expected, atol=1e-6)
+    assert fused.signed.min() < 0 < fused.signed.max()
 
 
 def test_the_verdict_names_prediction_truth_and_whether_they_agree():
@@ -366,8 +368,11 @@ def test_the_grid_shows_every_model_on_every_image_from_stored_maps(app, explain
 def test_downloads_are_what_the_map_says(explained):
     one = explanation(3)
     pixels = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
-    png = explain_more._overlay_png(pixels, one, Look(opacity=0.4, colour_map="viridis"))
+    look = Look(opacity=0.4, colour_map="viridis")
+    png = explain_more._overlay_png(pixels, one, look, export.about(one, "run-1"))
     assert (decoded(png) == overlay.overlay(pixels, one.heat, 0.4, "viridis")).all()
+    written = Image.open(io.BytesIO(png)).text
+    assert (written["Run"], written["Method"], written["Target"]) == ("run-1", "gradcam", "malignant")
 
 
 def test_colours_and_zoom_of_the_link_are_restored(app, explained):
