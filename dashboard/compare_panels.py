@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import (
+    cached,
     compare_curves,
     compare_view,
     gallery,
@@ -26,7 +27,9 @@ from engine.analysis import comparison, metrics
 from engine.analysis.comparison import Aligned, Comparison
 from engine.report import confusion, figures
 from engine.runs import results
+from engine.runs.config import reproducibility
 from engine.runs.folder import Summary
+from engine.runs.results import cost_of
 from engine.share import access
 
 SPLITS = {"test": "Test", "val": "Validation"}
@@ -212,9 +215,22 @@ def draw(summaries: Sequence[Summary], labels: Mapping[str, str], split: str) ->
 def _lines(summaries: Sequence[Summary], labels: Mapping[str, str]) -> list[Line]:
     colours = widgets.run_colours()
     return [
-        Line(one.id, labels[one.id], colours.get(one.id, "#888888"), one.audit.get("level") == "leak")
+        Line(
+            one.id,
+            labels[one.id],
+            colours.get(one.id, "#888888"),
+            one.audit.get("level") == "leak",
+            _notes(one),
+        )
         for one in summaries
     ]
+
+
+def _notes(summary: Summary) -> tuple[str, ...]:
+    """What evaluating an image costs with this entry, and that it is not exactly resumable."""
+    spent = cost_of(cached.run(summary.id))
+    fast = "fast mode: not exactly resumable" if reproducibility(summary.config) else ""
+    return tuple(filter(None, (str(spent) if spent else "", fast)))
 
 
 def _say_common(images: Aligned, labels: Mapping[str, str]) -> None:

@@ -105,6 +105,8 @@ class Line:
     label: str
     colour: str
     leaks: bool
+    notes: tuple[str, ...] = ()
+    """What is said small below the name: the cost of an evaluation, a mode that promises less."""
 
 
 def sorted_lines(lines: Sequence[Line], table: Comparison, score: str) -> list[Line]:
@@ -218,7 +220,8 @@ def _name_html(line: Line, reference: bool) -> str:
         if line.leaks
         else ""
     )
-    note = '<br><small class="bh-muted">reference</small>' if reference else ""
+    notes = [*(["reference"] if reference else []), *line.notes]
+    note = "".join(f'<br><small class="bh-muted">{widgets.plain(text)}</small>' for text in notes)
     return f'<span class="bh-dot" style="background:{line.colour}"></span> {widgets.plain(line.label)}{leak}{note}'
 
 

@@ -125,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
             "Train one run (or a family, one after another) in the foreground; Ctrl-C stops and saves.",
         ),
         ("start", _start, "Hand the same run to a worker of its own, print its id and return."),
+        (
+            "estimate",
+            _estimate,
+            "Say how long the same run takes and how much memory, from earlier runs or a few real steps.",
+        ),
     ):
         command = add(name, run, text, runs=True, as_json=True)
         _add_run_options(command)
@@ -134,9 +139,25 @@ def _parser() -> argparse.ArgumentParser:
             metavar="JSON",
             help="start from the configuration of a run or of the form; flags that are not at their default win",
         )
+        command.add_argument(
+            "--from",
+            dest="parent",
+            metavar="ID",
+            help="start from the settings of a run, its parent; flags that are not at their default win",
+        )
+        command.add_argument(
+            "--from-checkpoint",
+            "--from_checkpoint",
+            action="store_true",
+            help="with --from: its best checkpoint gives the first weights",
+        )
         command.add_argument("--folds", metavar="N,N", help="several folds at once: 0,1,2 or 0-4")
         command.add_argument("--seeds", metavar="N,N", help="several seeds at once: 0,1,2 or 0-4")
         command.add_argument("--lrs", metavar="R,R", help="several learning rates at once: 1e-4,1e-3")
+        if name == "estimate":
+            command.add_argument(
+                "--measure", action="store_true", help="measure, also where earlier runs tell it"
+            )
         if name == "start":
             command.add_argument(
                 "--executor",
@@ -534,14 +555,20 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _config(given: argparse.Namespace) -> RunConfig:
-    """The configuration that the flags spell out, on top of the file that `--config` names."""
+    """The configuration that the flags spell out, on top of the file or the run that is named."""
     from engine.runs.config import read_config
     from engine.runs.launch import default_fold
 
     config = RunConfig()
-    if given.config:
-        config = read_config(given.config)
-        config = config.changed(kind="train", name="", experiment="", parent="", details={})
+    if given.config or given.parent:
+        parent = _locate(given, given.parent) if given.parent else None
+        config = parent.config() if parent else read_config(given.config)
+        config = config.changed(
+            kind="train", name="", experiment="", parent=parent.id if parent else "", details={}
+        )
+        if parent and given.from_checkpoint:
+            config = config.changed(model__pretrained=str(parent.best.resolve()))
+    based = bool(given.config or given.parent)
     values: dict[str, Any] = {}
     prefix = {
         "DataConfig": "data__",
@@ -551,9 +578,9 @@ def _config(given: argparse.Namespace) -> RunConfig:
     }
     for group, item in options():
         value = getattr(given, item.metadata["flag"].lstrip("-").replace("-", "_"))
-        if value is not None and not (given.config and value == item.default):
+        if value is not None and not (based and value == item.default):
             values[prefix[group.__name__] + item.name] = value
-    if given.fold is None and (not given.config or "data__protocol" in values):
+    if given.fold is None and (not based or "data__protocol" in values):
         values["data__fold"] = default_fold(given.protocol)
     return config.changed(**values)
 
@@ -841,9 +868,16 @@ def _locate(given: argparse.Namespace, run_id: str | None = None) -> RunFolder:
 
 
 def _show(given: argparse.Namespace) -> int:
+    from engine.runs import forecast, remedies
+    from engine.runs.config import reproducibility
+    from engine.runs.launch import command_line
+    from engine.runs.results import cost_of, mode_of
+
     folder = _locate(given)
     summary = folder.summary()
     status = summary.status
+    foreseen, spent = forecast.outcome(folder, status), cost_of(folder)
+    cure = remedies.remedy(summary.config, status.error)
     record = {
         "id": folder.id,
         "name": summary.name,
@@ -859,6 +893,11 @@ def _show(given: argparse.Namespace) -> int:
         "error": status.error,
         "audit": summary.audit,
         "predictions": list(summary.has_predictions),
+        "estimate": foreseen.as_record() if foreseen else None,
+        "cost": spent.as_record() if spent else None,
+        "reproducibility": mode_of(summary.config),
+        "remedy": {"label": cure.label, "command": command_line(cure.config)} if cure else None,
+        "parent": summary.config.parent,
         "config": summary.config.to_record(),
     }
     lines = [
@@ -866,6 +905,9 @@ def _show(given: argparse.Namespace) -> int:
         f"{summary.state}, {status.progress:.0%} {status.phase}".strip(),
         summary.audit["verdict"],
     ]
+    lines += [text for text in (reproducibility(summary.config),) if text]
+    lines += [foreseen.as_text()] if foreseen else []
+    lines += [f"Evaluation: {spent}"] if spent else []
     if summary.stalled:
         lines.append(
             f"No sign for {_duration(time.time() - status.check_in_at)}: its process lives, but may hang."
@@ -876,7 +918,32 @@ def _show(given: argparse.Namespace) -> int:
         )
     if status.error:
         lines.append(f"{status.error['message']} {status.error.get('remedy') or ''}".strip())
+    lines += [f"{cure.label}: {command_line(cure.config)}"] if cure else []
     _answer(given, record, "\n".join(lines))
+    return 0
+
+
+def _estimate(given: argparse.Namespace) -> int:
+    from engine.runs import forecast, launch
+
+    rows = []
+    sizes: dict[object, tuple[int, int, int]] = {}
+    known = forecast.known_runs(given.runs)
+    for config in _plan(given):
+        if config.data not in sizes:
+            sizes[config.data] = launch.part_sizes(launch.prepare_data(config).manifest)
+        counts = sizes[config.data]
+        found = forecast.expected(config, counts, given.runs, known)
+        if not found.known or given.measure:
+            _say(f"Measuring {config.name} ...")
+            found = forecast.measure(config, counts, given.runs)
+        rows.append({"name": config.name, **found.as_record()})
+    lines = [
+        f"{row['name']}: {forecast.duration(row['seconds'])}, {forecast.duration(row['epoch_s'] or float('nan'))} per "
+        f"epoch, {row['memory_mb'] or float('nan'):,.0f} MB ({row['source']})"
+        for row in rows
+    ]
+    _answer(given, {"runs": rows}, "\n".join(lines))
     return 0
 
 

@@ -19,10 +19,20 @@ from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.predictions import classes_of
 from engine.analysis.subsets import Optimism, Search, search, search_optimism
 from engine.errors import EnsembleError
-from engine.runs.config import RunConfig
+from engine.runs.config import RunConfig, TrainingConfig
 from engine.runs.folder import RunFolder, create
 from engine.runs.launch import enqueue
-from engine.runs.results import Compared, Progress, distinct, entry, finished, trained_on, worst_audit
+from engine.runs.results import (
+    Compared,
+    Progress,
+    common_mode,
+    distinct,
+    entry,
+    facts_of,
+    finished,
+    trained_on,
+    worst_audit,
+)
 from engine.share import access
 
 MAX_LISTED = 5000
@@ -141,7 +151,8 @@ def ensemble_runs(
     }
     if saved:
         extra["id"] = saved.id
-    return Compared(compare([*entries, own], reference=entries[0].id), audits, split, extra)
+    facts = facts_of([*members, saved] if saved else members)
+    return Compared(compare([*entries, own], reference=entries[0].id), audits, split, extra, **facts)
 
 
 def save_ensemble(
@@ -184,7 +195,12 @@ def save_ensemble(
         **(notes or {}),
     }
     config = RunConfig(
-        kind="ensemble", name=name, data=first.data, classes=classes_of(last.table), details=details
+        kind="ensemble",
+        name=name,
+        data=first.data,
+        training=TrainingConfig(mode=common_mode(members)),
+        classes=classes_of(last.table),
+        details=details,
     )
     return finished(
         runs, config, f"ensemble_{method}", {split: part.table for split, part in parts.items()}, last.audit
@@ -210,7 +226,10 @@ def start_fusion(members: Sequence[RunFolder], name: str, runs: Path, *, as_stud
         )
     first = members[0].config()
     details = {"members": [folder.id for folder in members], "as_study": as_study}
-    config = replace(first, kind="fusion", name=name, parent="", experiment="", details=details)
+    training = replace(first.training, mode=common_mode(members))
+    config = replace(
+        first, kind="fusion", name=name, training=training, parent="", experiment="", details=details
+    )
     record = members[0].record()
     folder = create(
         runs,

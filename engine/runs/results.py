@@ -20,7 +20,7 @@ from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.importing import read_foreign
 from engine.analysis.predictions import classes_of
 from engine.errors import DataError, EnsembleError, PredictionsError, RunError
-from engine.runs.config import RunConfig
+from engine.runs.config import FAST, RunConfig, TrainingConfig
 from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
 from engine.share import access
 
@@ -126,6 +126,8 @@ class Compared:
     audits: Mapping[str, dict[str, Any]]
     split: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    modes: Mapping[str, str] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """The document of `compare --json` and `ensemble --json`."""
@@ -133,6 +135,8 @@ class Compared:
         for run in record["runs"]:
             audit = self.audits.get(run["id"], {})
             run["leakage"] = {"level": audit.get("level", "unknown"), "verdict": audit.get("verdict", "")}
+            run["cost"] = self.costs[run["id"]].as_record() if run["id"] in self.costs else None
+            run["reproducibility"] = self.modes.get(run["id"], "unknown")
         return record
 
     def as_text(self) -> str:
@@ -141,6 +145,8 @@ class Compared:
         for result in self.comparison.entries:
             audit = self.audits.get(result.id, {})
             lines += [f"{result.name} ({result.id})", f"  {audit.get('verdict', '')}"]
+            lines += [f"  {FAST}"] if self.modes.get(result.id) == "fast" else []
+            lines += [f"  {self.costs[result.id]}"] if result.id in self.costs else []
             lines += [f"  {name:>18}  {estimate}" for name, estimate in result.scores.items()]
             for part, matrix in result.confusion.items():
                 lines.append(f"  {part:>5} (rows true, columns predicted): {matrix}")
@@ -164,7 +170,64 @@ def compare_runs(folders: Sequence[RunFolder], split: str = "test", **options: A
     """
     distinct(folders)
     result = compare([entry(folder, split) for folder in folders], **options)
-    return Compared(result, {folder.id: folder.audit() for folder in folders}, split)
+    return Compared(result, {folder.id: folder.audit() for folder in folders}, split, **facts_of(folders))
+
+
+def facts_of(folders: Sequence[RunFolder]) -> dict[str, dict[str, Any]]:
+    """What is said beside the scores of runs: `costs` and `modes` by run."""
+    costs = {folder.id: found for folder in folders if (found := cost_of(folder))}
+    return {"costs": costs, "modes": {folder.id: mode_of(folder.config()) for folder in folders}}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What evaluating one image takes: milliseconds, and the squares that the networks see of it."""
+
+    ms: float
+    squares: float
+
+    def as_record(self) -> dict[str, float]:
+        return {"ms_per_image": round(self.ms, 2), "squares_per_image": self.squares}
+
+    def __str__(self) -> str:
+        seen = "one square" if self.squares == 1 else f"{self.squares:g} squares"
+        return f"{self.ms:,.0f} ms per image ({seen})"
+
+
+def cost_of(folder: RunFolder) -> Cost | None:
+    """What a run's predictions cost per image, of an ensemble all its members' together, of pooled folds their
+    mean; None where it was not measured (an import, an older run)."""
+    config = folder.config()
+    members = config.details.get("members") or ()
+    if config.kind not in ("ensemble", "pooled", "fusion"):
+        return cost_in(folder.status())
+    try:
+        costs = [cost_of(locate(folder.runs, run_id)) for run_id in members]
+    except RunError:
+        return None
+    known = [cost for cost in costs if cost]
+    if not known or len(known) < len(costs):
+        return None
+    share = 1 / len(known) if config.kind == "pooled" else 1
+    return Cost(sum(cost.ms for cost in known) * share, sum(cost.squares for cost in known) * share)
+
+
+def cost_in(status: Status) -> Cost | None:
+    """The cost that a worker has measured."""
+    numbers = status.numbers
+    if not numbers.get("squares_per_image"):
+        return None
+    return Cost(float(numbers["predict_ms_per_image"]), float(numbers["squares_per_image"]))
+
+
+def mode_of(config: RunConfig) -> str:
+    """`exact`, `fast` or, of another tool's predictions, `unknown`."""
+    return "unknown" if config.kind == "import" else config.training.mode
+
+
+def common_mode(folders: Sequence[RunFolder]) -> str:
+    """The mode of what is made from several runs: fast as soon as one of them is."""
+    return "fast" if any(mode_of(folder.config()) == "fast" for folder in folders) else "exact"
 
 
 def distinct(folders: Sequence[RunFolder]) -> None:
@@ -209,6 +272,7 @@ def pool_folds(folders: Sequence[RunFolder], name: str, runs: Path) -> RunFolder
         name=name,
         model=first.model,
         data=first.data,
+        training=TrainingConfig(mode=common_mode(folders)),
         classes=first.classes,
         details={"members": [folder.id for folder in folders]},
     )
