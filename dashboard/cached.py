@@ -14,7 +14,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import batch_preview, places
-from engine.analysis import intervals
+from engine.analysis import intervals, review
 from engine.data import datasets, hashing, thumbnails
 from engine.data.breakhis import Inventory
 from engine.data.files import Progress
@@ -207,6 +207,21 @@ def estimates(
 @st.cache_data(max_entries=128, show_spinner=False)
 def _estimates(path: str, split_name: str, stamp: tuple, names: tuple[str, ...], by: str | None, draws: int):
     return intervals.estimate_table(_predictions(path, split_name, stamp), names, by=by, draws=draws)
+
+
+def marks() -> pd.DataFrame:
+    """What people remarked on images (`engine.analysis.review.marks`)."""
+    return _marks(str(places.runs_folder()), marks_stamp())
+
+
+def marks_stamp() -> tuple[int, int]:
+    """Time and size of the file of marks: what depends on them is keyed by it."""
+    return _file_stamp(places.runs_folder() / review.FILE)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _marks(runs: str, stamp: tuple) -> pd.DataFrame:
+    return review.marks(Path(runs))
 
 
 # --- models --------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import ConfigError, DataError, EngineError
+from engine import files
+from engine.errors import ConfigError, DataError, EngineError, PredictionsError
 from engine.runs.config import DataConfig, RunConfig, options
 
 if TYPE_CHECKING:
@@ -247,7 +248,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CSV",
         help="image_id and prob_<class>, one row per image",
     )
-    command.add_argument("--name", required=True, metavar="LABEL", help="a label for people")
+    command.add_argument("--name", metavar="LABEL", help="a label for people; the file's name unless given")
+    command.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="a column of the file and what it is here, as in y_prob=prob_malignant; may be repeated",
+    )
+    command.add_argument(
+        "--each", action="store_true", help="every file is a model of its own, not a part of one"
+    )
 
     command = add(
         "compare", _compare, "Score runs on the images that all of them predicted.", runs=True, as_json=True
@@ -256,6 +267,40 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--split", choices=("train", "val", "test"), default="test", help="which predictions"
     )
+    command.add_argument("--scores", metavar="NAME,NAME", help="scores of `engine.analysis.metrics`")
+    command.add_argument("--reference", metavar="ID", help="what the others are measured against")
+    command.add_argument(
+        "--by", choices=("magnification", "subtype", "fold"), default="magnification", help="matrices per ..."
+    )
+    command.add_argument(
+        "--threshold",
+        default="",
+        metavar="RULE",
+        help="operating point: 0.42, youden, sensitivity:0.95 or specificity:0.95 (chosen on validation)",
+    )
+    command.add_argument(
+        "--without-marked",
+        default="",
+        metavar="KIND,KIND",
+        help="leave images with these marks out (wrong-label, artefact, discuss): a sensitivity analysis",
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the score table as .csv or as .tex (LaTeX) too"
+    )
+
+    command = add(
+        "review",
+        _review,
+        "Mark an image for other people, take marks back, list them, or take them home as CSV.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("image", nargs="?", metavar="IMAGE", help="file name of the image to mark")
+    command.add_argument("--mark", metavar="KIND", help="wrong-label, artefact or discuss")
+    command.add_argument("--note", default="", metavar="TEXT", help="kept with the mark")
+    command.add_argument("--remove", action="store_true", help="take your own mark of this kind back")
+    command.add_argument("--undo", action="store_true", help="take your last step back (twice: redo it)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write the marks in force as CSV")
 
     command = add(
         "pool",
@@ -987,18 +1032,83 @@ def _restore(given: argparse.Namespace) -> int:
 
 
 def _import(given: argparse.Namespace) -> int:
-    from engine.runs.results import import_predictions
+    from engine.runs.results import import_each, import_predictions
 
-    folder = import_predictions(given.predictions, given.name, given.runs)
-    _answer(given, {"id": folder.id}, folder.id)
+    pairs = [text.partition("=") for text in given.map]
+    if any(not (theirs and ours) for theirs, _, ours in pairs):
+        raise PredictionsError(
+            "A mapping names two columns",
+            found=", ".join(given.map),
+            remedy="As in --map y_prob=prob_malignant",
+        )
+    mapping = {theirs: ours for theirs, _, ours in pairs}
+    stems = [file.stem for file in given.predictions]
+    if not given.each:
+        folder = import_predictions(given.predictions, given.name or stems[0], given.runs, mapping=mapping)
+        _answer(given, {"id": folder.id}, folder.id)
+        return 0
+    names = [f"{given.name} {stem}" if given.name else stem for stem in stems]
+    ids = [folder.id for folder in import_each(given.predictions, names, given.runs, mapping=mapping)]
+    _answer(given, {"ids": ids}, "\n".join(ids))
     return 0
 
 
 def _compare(given: argparse.Namespace) -> int:
+    from engine.analysis.operating import parse_rule
+    from engine.report import score_table
     from engine.runs.results import compare_runs
 
-    result = compare_runs([_locate(given, run_id) for run_id in given.ids], given.split)
+    if given.out and given.out.suffix not in (".csv", ".tex"):
+        raise PredictionsError(
+            "The score table is written as .csv or .tex", found=given.out.name, remedy="Name the file so"
+        )
+    result = compare_runs(
+        [_locate(given, run_id) for run_id in given.ids],
+        given.split,
+        rule=parse_rule(given.threshold),
+        without=_listed(given.without_marked),
+        names=_listed(given.scores) if given.scores else None,
+        reference=given.reference,
+        by=given.by,
+    )
+    if given.out:
+        table, label = result.comparison, str(result.extra.get("sensitivity", ""))
+        names = list(table.entries[0].scores)
+        if given.out.suffix == ".csv":
+            points = {run_id: f"{value:.6g}" for run_id, value in result.extra.get("thresholds", {}).items()}
+            files.write_csv(
+                given.out,
+                files.spreadsheet_safe(score_table.rows(table, names, points=points, analysis=label)),
+            )
+        else:
+            files.write_bytes(given.out, score_table.latex(table, names, analysis=label).encode())
     _answer(given, result.as_record(), result.as_text())
+    return 0
+
+
+def _review(given: argparse.Namespace) -> int:
+    from engine.analysis import review
+    from engine.share import access
+
+    if given.mark or given.undo:
+        who = access.require_editor("mark images")
+        if given.undo:
+            step = review.undo(given.runs, who.name)
+        else:
+            step = review.mark(
+                given.runs, given.image or "", given.mark, who.name, given.note, remove=given.remove
+            )
+        if step is None:
+            _say(f"{who.name} has marked nothing yet.")
+        else:
+            _say(f"{'Taken back' if step.removed else 'Marked'}: {step.kind} on {step.image_id}")
+    marked = review.marks(given.runs)
+    if given.image:
+        marked = marked[marked["image_id"] == given.image]
+    if given.out:
+        files.write_bytes(given.out, review.export_csv(given.runs).encode())
+    rows = [{str(name): value for name, value in row.items()} for row in marked.to_dict("records")]
+    _answer(given, {"marks": rows}, _table(rows))
     return 0
 
 
@@ -1038,7 +1148,6 @@ def _number(text: str) -> float:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from engine import files
     from engine.runs.results import predict_images
 
     table = predict_images(_locate(given), given.images, progress=_progress("Predicting"))

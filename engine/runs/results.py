@@ -7,17 +7,19 @@ through here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from engine import files
-from engine.analysis.comparison import Comparison, Entry, compare
+from engine.analysis import review
+from engine.analysis.comparison import Comparison, Entry, align, compare
 from engine.analysis.ensemble import Fitted
 from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.importing import read_foreign
+from engine.analysis.operating import Rule, threshold_by
 from engine.analysis.predictions import classes_of
 from engine.errors import DataError, EnsembleError, PredictionsError, RunError
 from engine.runs.config import FAST, RunConfig, TrainingConfig
@@ -81,7 +83,25 @@ def import_predictions(
     Raises:
         PredictionsError: see `engine.analysis.importing.read_foreign`.
     """
-    table = read_foreign(sources, mapping)
+    return _imported(read_foreign(sources, mapping), sources, name, runs)
+
+
+def import_each(
+    sources: Sequence[Path], names: Sequence[str], runs: Path, *, mapping: Mapping[str, str] | None = None
+) -> list[RunFolder]:
+    """Make each file a run of its own; all are read before the first is written.
+
+    Raises:
+        PredictionsError: see `engine.analysis.importing.read_foreign`.
+    """
+    tables = [read_foreign([source], mapping) for source in sources]
+    return [
+        _imported(table, [source], name, runs)
+        for table, source, name in zip(tables, sources, names, strict=True)
+    ]
+
+
+def _imported(table: pd.DataFrame, sources: Sequence[Path], name: str, runs: Path) -> RunFolder:
     details = {
         "sources": [Path(source).name for source in sources],
         "sha256": [files.sha256(source) for source in sources],
@@ -141,7 +161,7 @@ class Compared:
 
     def as_text(self) -> str:
         """The same for people: scores with intervals, matrices, leakage."""
-        lines = []
+        lines = [f"{self.extra['sensitivity']}."] if "sensitivity" in self.extra else []
         for result in self.comparison.entries:
             audit = self.audits.get(result.id, {})
             lines += [f"{result.name} ({result.id})", f"  {audit.get('verdict', '')}"]
@@ -155,22 +175,67 @@ class Compared:
         names = {result.id: result.name for result in self.comparison.entries}
         for difference in self.comparison.differences:
             pair = f"{names[difference.id]} minus {names[difference.reference]}"
-            lines.append(f"{pair}, {difference.score}: {difference.estimate}, p = {difference.p:.3g}")
+            lines.append(
+                f"{pair}, {difference.score}: {difference.estimate}, sign-flip over cases p = {difference.p:.3g}, "
+                f"Holm over {difference.comparisons} p = {difference.p_holm:.3g}"
+            )
+        tests = {one.id: one for one in self.comparison.differences}
         lines += [
-            f"{key}: {value}" for key, value in self.extra.items() if isinstance(value, str | int | float)
+            f"{names[one.id]} against {names[one.reference]}: {one.mcnemar.first_only} images only the first has right, "
+            f"{one.mcnemar.second_only} only the second, exact McNemar p = {one.mcnemar.p:.3g} ({one.mcnemar.label})"
+            for one in tests.values()
+        ]
+        lines += [
+            f"{key}: {value}"
+            for key, value in self.extra.items()
+            if isinstance(value, str | int | float) and key != "sensitivity"
         ]
         return "\n".join(lines)
 
 
-def compare_runs(folders: Sequence[RunFolder], split: str = "test", **options: Any) -> Compared:
+def compare_runs(
+    folders: Sequence[RunFolder],
+    split: str = "test",
+    *,
+    rule: Rule | None = None,
+    without: Sequence[str] = (),
+    **options: Any,
+) -> Compared:
     """Score runs on the images all of them predicted in this split.
+
+    Args:
+        rule: how each run's operating point is chosen (on its validation predictions, where it says so).
+        without: kinds of marks (`engine.analysis.review`) whose images are left out: a sensitivity analysis,
+            whose label is the first thing that text and record say.
+        options: as `engine.analysis.comparison.compare`.
 
     Raises:
         RunError: one has no such predictions. PredictionsError: see `engine.analysis.comparison.align`.
     """
     distinct(folders)
-    result = compare([entry(folder, split) for folder in folders], **options)
-    return Compared(result, {folder.id: folder.audit() for folder in folders}, split, **facts_of(folders))
+    entries = [entry(folder, split, _threshold(folder, rule or Rule())) for folder in folders]
+    extra: dict[str, Any] = {}
+    if without:
+        marked = review.marks(folders[0].path.parent)
+        common = align({one.id: one.predictions for one in entries}).frame
+        kept = review.without_marked(common, marked, without)
+        extra["sensitivity"] = kept.label
+        entries = [
+            replace(one, predictions=one.predictions[~one.predictions["image_id"].isin(kept.excluded)])
+            for one in entries
+        ]
+    if rule and rule.name != "argmax":
+        extra["operating_point"] = rule.text
+        extra["thresholds"] = {one.id: one.threshold for one in entries}
+    result = compare(entries, **options)
+    return Compared(
+        result, {folder.id: folder.audit() for folder in folders}, split, extra, **facts_of(folders)
+    )
+
+
+def _threshold(folder: RunFolder, rule: Rule) -> float | None:
+    there = rule.on_validation and "val" in folder.predicted_splits()
+    return threshold_by(rule, folder.predictions("val") if there else None)
 
 
 def facts_of(folders: Sequence[RunFolder]) -> dict[str, dict[str, Any]]:
