@@ -24,7 +24,7 @@ from engine.analysis.predictions import classes_of
 from engine.analysis.roles import Caution
 from engine.analysis.subsets import Search
 from engine.errors import EngineError, EnsembleError
-from engine.runs import results
+from engine.runs import ensembles, results
 from engine.runs.folder import RunFolder, Summary
 
 HEADLINE = ("balanced_accuracy", "accuracy", "prr", "auroc")
@@ -39,12 +39,18 @@ SPLITS = {"val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Choice:
-    """What is combined, and how. weights: one per member, empty = equal."""
+    """What is combined, and how. weights: one per member, empty = equal.
+
+    tta: members as predicted with test-time augmentation. per_case: every image carries what its case says over
+    all magnifications.
+    """
 
     members: tuple[str, ...]
     method: str = "mean"
     weights: tuple[float, ...] = ()
     tie_rule: str = "mean-probability"
+    tta: bool = False
+    per_case: bool = False
 
 
 # --- pure ----------------------------------------------------------------------------------------------
@@ -100,13 +106,19 @@ def _key(ids: Sequence[str], split: str) -> tuple:
     return (str(places.runs_folder()), *(cached._file_stamp(file) for file in files))
 
 
-def cube(members: Sequence[str], split: str) -> Cube:
+def cube(members: Sequence[str], split: str, per_case: bool = False) -> Cube:
     """The members' predictions on their common images; images a member was trained on are left out.
 
     Raises:
         RunError, PredictionsError, EnsembleError: no predictions, or members that do not fit together.
     """
-    return _cube(tuple(members), split, _key(members, split), _trained_key(members))
+    keys = (_key(members, split), _trained_key(members))
+    return _by_case(tuple(members), split, *keys) if per_case else _cube(tuple(members), split, *keys)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _by_case(members: tuple[str, ...], split: str, key: tuple, trained_key: tuple) -> Cube:
+    return ensemble.by_case(_cube(members, split, key, trained_key))
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
@@ -178,7 +190,7 @@ def _trained(run_id: str) -> results.TrainedOn:
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)
-def _trained_on(path: str, _stamp: tuple) -> results.TrainedOn:
+def _trained_on(path: str, stamp: tuple) -> results.TrainedOn:
     return results.trained_on(RunFolder(Path(path)))
 
 
@@ -236,8 +248,8 @@ def _parts(choice: Choice, split: str) -> list[str]:
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)
-def _answer(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> Answer:
-    source = cube(choice.members, split)
+def _answer(choice: Choice, split: str, keys: tuple, trained: tuple) -> Answer:
+    source = cube(choice.members, split, choice.per_case)
     combined, fits, table = _combine(choice, split, source)
     own = metrics.outcome(table)
     known = source.true >= 0
@@ -284,7 +296,13 @@ def _combine(choice: Choice, split: str, source: Cube) -> tuple[Combined, dict[s
     tables = {run_id: cached.predictions(run_id, split) for run_id in choice.members}
     banned = frozenset().union(*(_trained(run_id).images for run_id in choice.members))
     table, combined, fits = fitting.ensemble_predictions(
-        tables, choice.method, weights, tie_rule=choice.tie_rule, validation=validation, exclude=banned
+        tables,
+        choice.method,
+        weights,
+        tie_rule=choice.tie_rule,
+        validation=validation,
+        exclude=banned,
+        per_case=choice.per_case,
     )
     return combined, fits, table
 
@@ -342,8 +360,8 @@ def leave_one_out(choice: Choice, split: str) -> dict[str, float]:
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def _leave_one_out(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> dict[str, float]:
-    source = cube(choice.members, split)
+def _leave_one_out(choice: Choice, split: str, keys: tuple, trained: tuple) -> dict[str, float]:
+    source = cube(choice.members, split, choice.per_case)
     weights = np.array(choice.weights) if choice.weights else None
     table = diversity.leave_one_out(source, choice.method, weights, tie_rule=choice.tie_rule)
     return dict(zip(table["member"], table["effect"].astype(float), strict=True))
@@ -355,41 +373,49 @@ def shapley(choice: Choice, split: str) -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _shapley(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> pd.DataFrame:
+def _shapley(choice: Choice, split: str, keys: tuple, trained: tuple) -> pd.DataFrame:
     method = choice.method if choice.method in ("mean", "vote") else "mean"
-    return diversity.shapley(cube(choice.members, split), method, tie_rule=choice.tie_rule)
+    return diversity.shapley(cube(choice.members, split, choice.per_case), method, tie_rule=choice.tie_rule)
 
 
-def search(candidates: Sequence[str], split: str = "val") -> Search:
-    """Every subset of the candidates, ranked on validation (at most 16; computed once)."""
+def search(candidates: Sequence[str], per_case: bool = False) -> Search:
+    """Every subset of the candidates, ranked on validation (at most 16; computed once, with a progress bar)."""
     ids = tuple(sorted(candidates))
-    return _search(ids, split, _key(ids, split), _trained_key(ids))
+    return _search(ids, per_case, _key(ids, "val"), _trained_key(ids))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Scoring every combination on validation ...")
-def _search(ids: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple) -> Search:
-    return subsets.search(cube(ids, split))
+def _search(ids: tuple[str, ...], per_case: bool, keys: tuple, trained: tuple) -> Search:
+    source = cube(ids, "val", per_case)
+    if len(ids) < 13:  # some milliseconds
+        return subsets.search(source)
+    bar = st.progress(0.0, "Scoring every combination ...")
+
+    def show(share: float) -> None:
+        bar.progress(min(share, 1.0))
+
+    found = subsets.search(source, progress=show)
+    bar.empty()
+    return found
 
 
-def optimism(candidates: Sequence[str], split: str = "val") -> subsets.Optimism | None:
+def optimism(candidates: Sequence[str], per_case: bool = False) -> subsets.Optimism | None:
     """What having searched made of the best score; None where there are too few cases to say."""
     ids = tuple(sorted(candidates))
-    return _optimism(ids, split, _key(ids, split), _trained_key(ids))
+    return _optimism(ids, per_case, _key(ids, "val"), _trained_key(ids))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Searching again without each fifth of the cases ...")
-def _optimism(
-    ids: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple
-) -> subsets.Optimism | None:
+def _optimism(ids: tuple[str, ...], per_case: bool, keys: tuple, trained: tuple) -> subsets.Optimism | None:
     try:
-        return subsets.search_optimism(cube(ids, split))
+        return subsets.search_optimism(cube(ids, "val", per_case))
     except EnsembleError:
         return None
 
 
-def greedy(candidates: Sequence[str]) -> tuple[list[str], list[float]]:
+def greedy(candidates: Sequence[str], per_case: bool = False) -> tuple[list[str], list[float]]:
     """Members that greedy selection on validation picks, and their weights scaled to a maximum of 1."""
-    source = cube(tuple(sorted(candidates)), "val")
+    source = cube(tuple(sorted(candidates)), "val", per_case)
     found = fitting.greedy(source.take(source.true >= 0))
     greatest = float(found.weights.max())
     kept = [
@@ -419,15 +445,57 @@ def role_audit(members: Sequence[str], split: str) -> roles.RoleAudit:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _role_audit(members: tuple[str, ...], split: str, _keys: tuple, _trained_stamp: tuple) -> roles.RoleAudit:
-    manifests: dict[str, pd.DataFrame | None] = {}
-    for run_id in members:
-        try:
-            manifests[run_id] = cached.manifest_of(run_id).table
-        except EngineError:
-            manifests[run_id] = None
+def _role_audit(members: tuple[str, ...], split: str, keys: tuple, trained: tuple) -> roles.RoleAudit:
     scored = _aligned(members, split).frame
-    return roles.audit_roles(manifests, scored)
+    return roles.audit_roles({run_id: _history(run_id) for run_id in members}, scored)
+
+
+def _history(run_id: str) -> pd.DataFrame | None:
+    """Every image a run met, with its split, and whether a fusion was fitted on it; None where that is unknown."""
+    try:
+        config = cached.run(run_id).config()
+        if config.kind in ("ensemble", "pooled"):
+            known = []
+            for one in config.details.get("members") or ():
+                part = _history(one)
+                if part is None:
+                    return None
+                fold = cached.run(one).config().data.fold
+                known.append(part.assign(fold=fold) if config.kind == "pooled" else part)
+            return pd.concat(known, ignore_index=True) if known else None
+        table = cached.manifest_of(run_id).table
+    except EngineError:
+        return None
+    if config.kind != "fusion" or "split" not in table.columns:
+        return table
+    return table.assign(fused=table["split"] == ("val" if config.details.get("as_study") else "train"))
+
+
+def with_own_roles(table: pd.DataFrame, choice: Choice) -> pd.DataFrame:
+    """The role table with a row for the ensemble itself: what it was chosen and fitted on, and what it is tested on."""
+    fitted = ensemble.method_of(choice.method).fitted
+    chosen, tested = set(), set()
+    for part, cases in (("val", chosen), ("test", tested)):
+        if all(part in cached.run(run_id).predicted_splits() for run_id in choice.members):
+            cases |= set(cube(choice.members, part).frame["case"])
+    own = []
+    for case in table["case"]:
+        names = (["val"] if case in chosen and not fitted else []) + (
+            ["fused"] if case in chosen and fitted else []
+        )
+        own.append("+".join([*names, *(["test"] if case in tested else [])]))
+    return table.assign(**{OWN: own})
+
+
+def size_points(found: Search, labels: Mapping[str, str], most: int) -> pd.DataFrame:
+    """`diversity.size_points` of the best so many."""
+    if found.tried > most:
+        part = slice(0, most)
+        found = replace(
+            found, subsets=found.subsets[part], method=found.method[part], score=found.score[part],
+            brier=found.brier[part], ties=found.ties[part],
+        )  # fmt: skip
+    return diversity.size_points(found, dict(labels))
 
 
 def opinions(choice: Choice, split: str) -> pd.DataFrame:
@@ -436,7 +504,7 @@ def opinions(choice: Choice, split: str) -> pd.DataFrame:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _opinions(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -> pd.DataFrame:
+def _opinions(choice: Choice, split: str, keys: tuple, trained: tuple) -> pd.DataFrame:
     """From the cube, which is aligned already (`comparison.opinions` would align the tables again)."""
     found = answer(choice, split)
     source = found.source
@@ -453,5 +521,122 @@ def _opinions(choice: Choice, split: str, _keys: tuple, _trained_stamp: tuple) -
 
 
 def candidates(summaries: Sequence[Summary]) -> list[Summary]:
-    """Runs that can be members: those with predictions, ensembles too."""
-    return [summary for summary in summaries if summary.has_predictions]
+    """Runs that can be members: those with predictions, ensembles too. Runs that only repeat another one with
+    test-time augmentation are behind a switch."""
+    return [one for one in summaries if one.has_predictions and one.config.kind != "tta"]
+
+
+def augmented(members: Sequence[str]) -> dict[str, str]:
+    """Member -> the run that predicted it with test-time augmentation, where that was computed."""
+    return ensembles.augmented(places.runs_folder(), members)
+
+
+def resolved(choice: Choice) -> Choice:
+    """The choice with the runs that are really combined (test-time augmentation).
+
+    Raises:
+        EnsembleError: for some members this was not computed.
+    """
+    if not choice.tta:
+        return choice
+    found = augmented(choice.members)
+    absent = [run_id for run_id in choice.members if run_id not in found]
+    if absent:
+        raise EnsembleError(
+            "Some members were not predicted with test-time augmentation",
+            found=", ".join(cached.run(run_id).name for run_id in absent),
+            remedy="Queue it below, or switch test-time augmentation off",
+        )
+    return replace(choice, members=tuple(found[run_id] for run_id in choice.members))
+
+
+def locked_run(choice: Choice) -> str:
+    """The id of the run that locked exactly this choice; empty where none did. choice: resolved."""
+    return ensembles.locked_run(
+        places.runs_folder(),
+        choice.members,
+        choice.method,
+        list(choice.weights) or None,
+        tie_rule=choice.tie_rule,
+        per_case=choice.per_case,
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs at prediction: size of its weights in bytes, milliseconds per image; nan = unknown."""
+
+    size: float
+    latency: float
+
+    @property
+    def text(self) -> str:
+        parts = []
+        if self.size == self.size:
+            parts.append(f"{self.size / 1e6:.0f} MB")
+        if self.latency == self.latency:
+            parts.append(f"{self.latency:.0f} ms/image")
+        return " · ".join(parts)
+
+
+def cost(run_id: str, by_id: Mapping[str, Summary]) -> Cost:
+    """Size and measured latency of a run; of an ensemble or fusion with those of its members.
+
+    Latency is what predicting validation and test took when the run was made, on the device it ran on.
+    """
+    summary = by_id.get(run_id)
+    if summary is None or summary.config.kind in ("import", "pooled"):
+        return Cost(float("nan"), float("nan"))
+    weights = cached.run(run_id).best
+    size = float(weights.stat().st_size) if weights.is_file() else 0.0
+    own = summary.status.numbers.get("predict_ms_per_image")
+    members = list(summary.config.details.get("members") or ())
+    if summary.config.kind == "tta" and members:
+        return Cost(cost(members[0], by_id).size, float(own) if own else float("nan"))
+    if summary.config.kind in ("ensemble", "fusion"):
+        parts = [cost(one, by_id) for one in members]
+        return Cost(size + sum(one.size for one in parts), sum(one.latency for one in parts))
+    return Cost(size or float("nan"), float(own) if own else float("nan"))
+
+
+def fit_problem(run_id: str, choice: Choice, split: str) -> tuple[str, bool]:
+    """(what adding a run would cost the choice, whether it cannot be added), judged per scored image.
+
+    Empty where it fits: the same images, none of which it was trained on, and no case it has seen.
+    """
+    if not choice.members or run_id in choice.members:
+        return "", False
+    try:
+        return _fit_problem(
+            run_id, choice.members, split, _key((*choice.members, run_id), split), _trained_key((run_id,))
+        )
+    except EngineError:
+        return "", False
+
+
+@st.cache_data(max_entries=1024, show_spinner=False)
+def _fit_problem(
+    run_id: str, members: tuple[str, ...], split: str, keys: tuple, trained: tuple
+) -> tuple[str, bool]:
+    if split not in cached.run(run_id).predicted_splits():
+        return f"no {SPLITS[split]} predictions", True
+    scored = cube(members, split).frame
+    table = cached.predictions(run_id, split)
+    if classes_of(table) != cube(members, split).classes:
+        return "other classes", True
+    common = set(table["image_id"]) & set(scored["image_id"])
+    if not common:
+        return f"shares no {SPLITS[split]} image with the choice", True
+    learned = _trained(run_id)
+    known = common & learned.images
+    if len(known) == len(common):
+        return "was trained on every image that is scored", True
+    found = []
+    if known:
+        found.append(f"trained on {len(known):,} scored images: they would be left out")
+    elif len(common) < len(scored):
+        found.append(f"lacks {len(scored) - len(common):,} of the scored images")
+    cases = (set(scored.loc[scored["image_id"].isin(common - known), "case"]) - {""}) & learned.cases
+    if cases:
+        found.append(f"saw {len(cases):,} scored cases in training")
+    return "; ".join(found), False

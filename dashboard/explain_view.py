@@ -17,10 +17,9 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from dashboard import cached, compare_view, synced_view, widgets
-from dashboard.compare_view import View
+from dashboard import cached, compare_view, predict_view, synced_view, widgets
+from dashboard.compare_view import Point, View
 from engine.analysis import comparison, curves, metrics
-from engine.analysis.operating import Rule
 from engine.data import images
 from engine.errors import EngineError, ExplainError
 from engine.explain import overlay
@@ -217,23 +216,17 @@ def spread(rows: pd.DataFrame, ids: Sequence[str], classes: Sequence[str]) -> np
 
 # --- cached --------------------------------------------------------------------------------------------
 def explainable(summaries: Sequence[Summary]) -> list[Summary]:
-    """Trained runs with weights, and ensembles of such runs; newest first."""
-    with_weights = {
-        summary.id
-        for summary in summaries
-        if summary.config.kind == "train" and cached.run(summary.id).best.is_file()
-    }
-    found = []
-    for summary in summaries:
-        members = summary.config.details.get("members") or ()
-        fused = summary.config.kind == "ensemble" and members and set(members) <= with_weights
-        if summary.id in with_weights or fused:
-            found.append(summary)
-    return found
+    """What has a network to look into: trained runs, soups, fusions, and ensembles of networks; newest first."""
+    fusions = {summary.id for summary in summaries if summary.config.kind == "fusion"}
+    return [
+        summary
+        for summary in predict_view.able(summaries)
+        if summary.config.kind == "fusion" or not fusions & set(summary.config.details.get("members") or ())
+    ]
 
 
 def opinions(
-    ids: Sequence[str], split: str, point: Rule | None = None
+    ids: Sequence[str], split: str, point: Point | None = None
 ) -> tuple[pd.DataFrame, list[str], str]:
     """(a row per image with the runs' opinions, the runs in it, a sentence about those left out).
 
@@ -254,7 +247,7 @@ def opinions(
         return _opinions(ids[:1], split, point), ids[:1], note
 
 
-def thresholds(ids: Sequence[str], point: Rule | None) -> dict[str, float | None]:
+def thresholds(ids: Sequence[str], point: Point | None) -> dict[str, float | None]:
     """Run id -> from which probability on the last class is called; None = the most probable class.
 
     Raises:
@@ -264,7 +257,7 @@ def thresholds(ids: Sequence[str], point: Rule | None) -> dict[str, float | None
     return dict(zip(ids, chosen, strict=True))
 
 
-def _opinions(ids: Sequence[str], split: str, point: Rule | None) -> pd.DataFrame:
+def _opinions(ids: Sequence[str], split: str, point: Point | None) -> pd.DataFrame:
     chosen = tuple(thresholds(ids, point).values())
     return compare_view.opinions(View(tuple(ids), split, thresholds=chosen if point else ()))
 

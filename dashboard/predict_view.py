@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from dashboard import cached
 from engine.analysis import metrics
 from engine.analysis.predictions import classes_of, labels, predicted, probabilities
 from engine.data import files, images
 from engine.errors import DataError, EngineError
 from engine.runs import results
-from engine.runs.folder import RunFolder
+from engine.runs.config import NETWORKS
+from engine.runs.folder import RunFolder, Summary
 
 MOST_UPLOADS = 200
 MOST_BYTES = 50_000_000
@@ -26,6 +28,30 @@ class Refused:
 
     name: str
     reason: str
+
+
+# --- who judges ----------------------------------------------------------------------------------------
+def able(summaries: Sequence[Summary]) -> list[Summary]:
+    """Runs that can judge new images: with weights, or made of runs that have them; newest first."""
+    by_id = {summary.id: summary for summary in summaries}
+    known: dict[str, bool] = {}
+
+    def can(run_id: str) -> bool:
+        if run_id not in known:
+            known[run_id] = False  # an ensemble that named itself would otherwise never end
+            known[run_id] = run_id in by_id and _can(by_id[run_id], can)
+        return known[run_id]
+
+    return [summary for summary in summaries if can(summary.id)]
+
+
+def _can(summary: Summary, can: Callable[[str], bool]) -> bool:
+    kind, members = summary.config.kind, list(summary.config.details.get("members") or ())
+    if kind in (*NETWORKS, "fusion") and not cached.run(summary.id).best.is_file():
+        return False
+    if kind in NETWORKS:
+        return True
+    return kind in ("ensemble", "fusion", "tta") and bool(members) and all(map(can, members))
 
 
 # --- what is judged ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dashboard import widgets
 from engine.errors import ConfigError
 from engine.runs import catalog
 from engine.runs import folder as run_folder
-from engine.runs.config import options
+from engine.runs.config import EXECUTED, options
 from engine.runs.folder import Summary
 
 LEAK_WORDS = {"leak": "⚠ leaks patients", "clean": "no leak", "unknown": "unknown"}
@@ -208,7 +208,7 @@ def able(summaries: Sequence[Summary], action: str) -> list[Summary]:
     """The runs among those selected that an action applies to."""
     checks: dict[str, Callable[[Summary], bool]] = {
         "stop": lambda summary: summary.state in (run_folder.QUEUED, run_folder.STARTING, run_folder.RUNNING),
-        "resume": lambda summary: summary.state in run_folder.RESUMABLE and summary.config.kind in ("train", "fusion"),
+        "resume": lambda summary: summary.state in run_folder.RESUMABLE and summary.config.kind in EXECUTED,
         "delete": lambda summary: summary.state not in (run_folder.STARTING, run_folder.RUNNING, run_folder.STOPPING),
         "compare": lambda summary: bool({"val", "test"} & set(summary.has_predictions)),
         "ensemble": lambda summary: bool({"val", "test"} & set(summary.has_predictions)) and summary.config.kind != "ensemble",

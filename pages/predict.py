@@ -7,13 +7,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import cached, explain_view, predict_view, selection, widgets
+from dashboard import cached, predict_view, selection, widgets
 from engine.errors import EngineError
 from engine.runs import results
 from engine.share import access
 
 widgets.header("Predict", "What does a model say about new images?")
-summaries = explain_view.explainable(cached.summaries())
+summaries = predict_view.able(cached.summaries())
 if not summaries:
     widgets.empty_state(
         "Predictions of a trained model or an ensemble for images you drop here.",

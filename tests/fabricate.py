@@ -77,9 +77,9 @@ def predictions(table: pd.DataFrame, seed: int, skill: float = 1.6) -> pd.DataFr
 
 
 @functools.cache
-def _divided(protocol: str) -> tuple[Manifest, dict, str]:
+def _divided(protocol: str, fold: int) -> tuple[Manifest, dict, str]:
     """The fabricated data set split by this protocol, its audit and its hash: the same for every root."""
-    divided = splits.make_split(manifest(Path()), splits.SplitSpec(protocol=protocol))
+    divided = splits.make_split(manifest(Path()), splits.SplitSpec(protocol=protocol, fold=fold))
     return divided, audit.audit(divided.table).as_record(), splits.split_hash(divided.table)
 
 
@@ -89,6 +89,7 @@ def run(
     name: str = "lite0 at 160",
     model: str = "tf_efficientnet_lite0",
     protocol: str = "case",
+    fold: int = 0,
     state: str = run_folder.COMPLETED,
     epochs: int = 6,
     seed: int = 0,
@@ -100,11 +101,12 @@ def run(
 ) -> RunFolder:
     """One run in any state. A failed one has its error; only completed and stopped ones have predictions."""
     root = data_root or Path(runs) / "data"
-    table, found, split = _divided(protocol)
+    table, found, split = _divided(protocol, fold)
     divided = Manifest(root, table.classes, table.table.copy())
     config = RunConfig(name=name, experiment=experiment).changed(
         data__root=str(root),
         data__protocol=protocol,
+        data__fold=fold,
         model__name=model,
         model__pretrained="offline",
         model__image_size=160,

@@ -92,9 +92,16 @@ def pairs(source: Cube) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
-def pair_matrix(source: Cube, measure: str) -> np.ndarray:
-    """A measure of `pairs` as a symmetric matrix (members, members), nan on the diagonal."""
+def pair_matrix(source: Cube, measure: str, *, counts: bool = False) -> np.ndarray:
+    """A measure of `pairs` as a symmetric matrix (members, members), nan on the diagonal.
+
+    counts: disagreement and double fault as numbers of images instead of shares.
+    """
     table = pairs(source)
+    if counts:
+        table = table.assign(
+            disagreement=table["first_only"] + table["second_only"], double_fault=table["both_wrong"]
+        )
     if measure not in table.columns:
         known = ", ".join(PAIR_COLUMNS[2:-1])
         raise EnsembleError("There is no such measure", found=measure, remedy=f"Use one of {known}")

@@ -104,6 +104,46 @@ def cube_of(aligned: Aligned) -> Cube:
     )
 
 
+def by_case(source: Cube) -> Cube:
+    """Each image carries what its whole case says: a member's mean over the case's magnifications.
+
+    Per member and case (and fold), images of one magnification are averaged first, then the magnifications,
+    each with the same weight however many images it has. Probabilities and logits are averaged alike. An image
+    of unknown case stays as it is. The images stay, so that scores by image and by case remain comparable.
+    """
+    frame = source.frame
+    fold = frame["fold"].astype(str) if "fold" in frame.columns else pd.Series("", index=frame.index)
+    alone = pd.Series([f"image {k}" for k in range(len(frame))], index=frame.index)
+    case = frame["case"].astype(str)
+    unit, _ = pd.factorize(fold + "/" + case.where(case != "", alone))
+    part, parts = pd.factorize(
+        pd.Series(unit).astype(str) + "/" + frame["magnification"].astype(str).to_numpy()
+    )
+    owner = np.zeros(len(parts), dtype=np.int64)
+    owner[part] = unit
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return _group_means(_group_means(values, part), owner)[:, unit]
+
+    return Cube(
+        source.ids,
+        source.classes,
+        spread(source.probs),
+        spread(source.logits),
+        source.true,
+        frame,
+        source.note,
+    )
+
+
+def _group_means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Means over the second axis, (members, images, classes) to (members, groups, classes)."""
+    order = np.argsort(group, kind="stable")
+    size = np.bincount(group)
+    starts = np.cumsum(size) - size
+    return np.add.reduceat(values[:, order], starts, axis=1) / size[None, :, None]
+
+
 # --- methods -------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from engine.analysis.ensemble import (
     Combined,
     Cube,
     Fitted,
+    by_case,
     combine,
     cube,
     margins,
@@ -199,12 +200,14 @@ def ensemble_predictions(
     validation: Mapping[str, pd.DataFrame] | None = None,
     fitted: Fitted | None = None,
     exclude: Iterable[str] = (),
+    per_case: bool = False,
 ) -> tuple[pd.DataFrame, Combined, dict[str, Fitted]]:
     """The ensemble's predictions as a valid table, the combination, and what was fitted (per fold, or `all`).
 
     validation: members' validation tables, for fitted methods. Where both they and `tables` carry several
     folds, each fold is fitted on its own validation part and applied to its own test part only.
     exclude: image_ids never to be scored (some member was trained on them, see `audit_roles`).
+    per_case: every member says of an image what it says of its whole case (`ensemble.by_case`).
 
     Raises:
         EnsembleError: nothing left to score, or see `combine` and `fit`.
@@ -219,7 +222,9 @@ def ensemble_predictions(
             found=f"all {len(banned)} images were in some member's training set",
             remedy="Choose members trained on the same split, so that they share a test set",
         )
-    fits = _fits(source, method, weights, validation, fitted)
+    if per_case:
+        source = by_case(source)
+    fits = _fits(source, method, weights, validation, fitted, per_case)
     if set(fits) == {"all"} or not fits:
         answer = combine(source, method, weights, tie_rule=tie_rule, fitted=fits.get("all"))
     else:
@@ -227,7 +232,7 @@ def ensemble_predictions(
     return predictions_table(source, answer), answer, fits
 
 
-def _fits(source, method, weights, validation, fitted) -> dict[str, Fitted]:
+def _fits(source, method, weights, validation, fitted, per_case) -> dict[str, Fitted]:
     if fitted is not None:
         return {"all": fitted}
     if not method_of(method).fitted:
@@ -244,6 +249,7 @@ def _fits(source, method, weights, validation, fitted) -> dict[str, Fitted]:
         raise EnsembleError(
             "Some members have no validation predictions", found=shorten(missing), remedy="Leave them out"
         )
+    held = by_case(held) if per_case else held
     folds = _folds(source)
     if len(folds) > 1 and folds == _folds(held):
         column = held.frame["fold"].astype(str).to_numpy()

@@ -11,14 +11,18 @@ import pandas as pd
 from engine.analysis.ensemble import METHODS, Combined, Cube
 from engine.errors import shorten
 
+ROLES = ("train", "val", "fused", "test")
+
 
 @dataclass(frozen=True, eq=False)
 class RoleAudit:
     """Which scored images and cases the members met before.
 
     trained: image_id -> members trained on it (never scored). seen_cases: case -> members trained on it
-    (leakage badge). unknown: members whose training images are not known. table: a row per case, a column
-    per member with the roles its images had (`train`, `val`, `test`, joined by +; "" none; "?" unknown).
+    (leakage badge). unknown: members whose training images are not known. table: a row per case, the scored
+    ones first, a column per member with the roles its images had (`train`, `val`, `fused`, `test`, joined by +;
+    "" none; "?" unknown). scored_cases: how many of its rows are scored. counts: images per member (rows) and
+    role (columns `ROLES`).
     """
 
     trained: dict[str, tuple[str, ...]]
@@ -26,6 +30,8 @@ class RoleAudit:
     unknown: tuple[str, ...]
     table: pd.DataFrame
     scored: int
+    scored_cases: int = 0
+    counts: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def excluded(self) -> list[str]:
@@ -61,7 +67,8 @@ def audit_roles(
     """Audit members' manifests against the images to be scored.
 
     Args:
-        manifests: member -> its manifest table (image_id, case, split; optional fold), None where unknown.
+        manifests: member -> its manifest table (image_id, case, split; optional fold; optional bool `fused`: a
+            fusion was fitted on it), None where unknown. An image may have several rows.
         scored: the images to be scored: a table with image_id (and case; fold where tests are pooled), or ids.
             With a fold in both, an image counts as trained on only in its own fold.
     """
@@ -70,6 +77,9 @@ def audit_roles(
     trained: dict[str, list[str]] = {}
     seen: dict[str, list[str]] = {}
     cases = sorted({case for case in map(case_of.get, wanted["image_id"].astype(str)) if case})
+    scored_cases = len(cases)
+    others = {case for own in manifests.values() if own is not None for case in _cases(own, case_of)}
+    cases += sorted(others - set(cases) - {""})
     columns: dict[str, list[str]] = {"case": cases}
     for member, manifest in manifests.items():
         if manifest is None or "split" not in manifest.columns:
@@ -88,6 +98,10 @@ def audit_roles(
         unknown,
         pd.DataFrame(columns),
         len(wanted),
+        scored_cases,
+        pd.DataFrame(
+            [_role_counts(name, own) for name, own in manifests.items()], columns=["member", *ROLES]
+        ),
     )
 
 
@@ -111,27 +125,49 @@ def _paired_by_fold(manifest: pd.DataFrame, wanted: pd.DataFrame) -> list[tuple[
 def _trained_images(manifest: pd.DataFrame, wanted: pd.DataFrame) -> set[str]:
     found: set[str] = set()
     for own, images in _paired_by_fold(manifest, wanted):
-        found |= set(own.loc[own["split"] == "train", "image_id"].astype(str)) & set(
-            images["image_id"].astype(str)
-        )
+        found |= set(own.loc[_learned(own), "image_id"].astype(str)) & set(images["image_id"].astype(str))
     return found
 
 
 def _trained_cases(manifest: pd.DataFrame, wanted: pd.DataFrame, case_of: Mapping[str, str]) -> set[str]:
     found: set[str] = set()
     for own, images in _paired_by_fold(manifest, wanted):
-        train = {case_of.get(image, "") for image in own.loc[own["split"] == "train", "image_id"].astype(str)}
+        train = {case_of.get(image, "") for image in own.loc[_learned(own), "image_id"].astype(str)}
         found |= train & {case_of.get(image, "") for image in images["image_id"].astype(str)}
     return found - {""}
 
 
 def _case_roles(manifest: pd.DataFrame, cases: list[str], case_of: Mapping[str, str]) -> list[str]:
-    case = [case_of.get(image, "") for image in manifest["image_id"].astype(str)]
     roles: dict[str, set[str]] = {}
-    for name, split in zip(case, manifest["split"].astype(str), strict=True):
-        roles.setdefault(name, set()).add(split)
-    order = ("train", "val", "test")
-    return ["+".join(split for split in order if split in roles.get(name, ())) for name in cases]
+    for name, split, fused in zip(
+        _cases(manifest, case_of), manifest["split"].astype(str), _fused(manifest), strict=True
+    ):
+        roles.setdefault(name, set()).update({split, "fused"} if fused else {split})
+    return ["+".join(role for role in ROLES if role in roles.get(name, ())) for name in cases]
+
+
+def _cases(manifest: pd.DataFrame, case_of: Mapping[str, str]) -> list[str]:
+    return [case_of.get(image, "") for image in manifest["image_id"].astype(str)]
+
+
+def _fused(manifest: pd.DataFrame) -> np.ndarray:
+    """Rows that a fusion was fitted on."""
+    if "fused" not in manifest.columns:
+        return np.zeros(len(manifest), dtype=bool)
+    return manifest["fused"].to_numpy(dtype=bool)
+
+
+def _learned(manifest: pd.DataFrame) -> np.ndarray:
+    """Rows that something was fitted on: the networks, or a fusion of them."""
+    return (manifest["split"] == "train").to_numpy(dtype=bool) | _fused(manifest)
+
+
+def _role_counts(member: str, manifest: pd.DataFrame | None) -> dict[str, object]:
+    if manifest is None or "split" not in manifest.columns:
+        return {"member": member, **dict.fromkeys(ROLES, np.nan)}
+    ids, split = manifest["image_id"], manifest["split"]
+    numbers = {role: ids[split == role].nunique() for role in ("train", "val", "test")}
+    return {"member": member, **numbers, "fused": ids[_fused(manifest)].nunique()}
 
 
 # --- warnings ------------------------------------------------------------------------------------------

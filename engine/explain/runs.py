@@ -19,6 +19,7 @@ from engine.explain import methods, store
 from engine.explain.ensemble_map import EnsembleMap, fuse
 from engine.explain.explanation import Explanation
 from engine.runs import catalog
+from engine.runs.config import NETWORKS
 from engine.runs.folder import RunFolder, locate
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ def explain_files(
 def _maps(
     folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int | None
 ) -> list[Map] | list[Map | EngineError]:
-    if folder.config().kind == "ensemble":
+    kind = folder.config().kind
+    if kind == "fusion":
+        return [*_fusion_maps(folder, data, question, load)]
+    if kind in ("ensemble", "tta"):
         return [*_ensemble_maps(folder, data, question, load, batch_size)]
     return [*_model_maps(folder, data, question, load, batch_size)]
 
@@ -138,7 +142,7 @@ def _make(
 
 def _key(folder: RunFolder, data: bytes, question: _Question) -> store.Key:
     config = folder.config()
-    if config.kind != "train":
+    if config.kind not in NETWORKS:
         raise ExplainError(
             f"The run {folder.name} has no network to explain",
             found=f"a run of kind {config.kind}",
@@ -161,6 +165,8 @@ def _ensemble_maps(
     folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int | None
 ) -> list[Map | EngineError]:
     members, weights = ensemble_members(folder)
+    if folder.config().kind == "tta" and len(members) == 1:  # the same weights: its one view is explained
+        return [*_model_maps(members[0], data, question, load, batch_size)]
     if str(question.target).strip().lower() == methods.PREDICTED:
         return _by_prediction(folder, data, question, load, batch_size)
     per_member = [_model_maps(member, data, question, load, batch_size) for member in members]
@@ -186,8 +192,30 @@ def _by_prediction(
     return results
 
 
+def _fusion_maps(
+    folder: RunFolder, data: list[bytes], question: _Question, load: Loader
+) -> list[Map | EngineError]:
+    """Maps of a fusion's own score; made anew each time, since they depend on all its members at once."""
+    from engine.explain.fusion_map import explain_fusion
+    from engine.training.fusion import load_fusion
+
+    loaded = load_fusion(folder, load=load)  # type: ignore[arg-type]
+    results: list[Map | EngineError] = []
+    for one in data:
+        try:
+            pixels = images.decode(one)
+        except DataError as error:
+            results.append(error)
+            continue
+        found = explain_fusion(
+            loaded, pixels, method=question.method, target=question.target, layer=question.layer
+        )
+        results.append(found)
+    return results
+
+
 def ensemble_members(folder: RunFolder) -> tuple[list[RunFolder], list[float]]:
-    """The members of a saved ensemble that carry weight, and their weights.
+    """The networks of a saved ensemble that carry weight, and their weights; ensembles in it are taken apart.
 
     Raises:
         ExplainError: it lists none.
@@ -202,8 +230,20 @@ def ensemble_members(folder: RunFolder) -> tuple[list[RunFolder], list[float]]:
             found=f"{len(ids)} members, {len(weights)} weights",
             remedy="Save it again on the ensemble page",
         )
-    kept = [(run_id, weight) for run_id, weight in zip(ids, weights, strict=True) if weight > 0]
-    return [locate(folder.runs, run_id) for run_id, _ in kept], [weight for _, weight in kept]
+    members: list[RunFolder] = []
+    kept: list[float] = []
+    for run_id, weight in zip(ids, weights, strict=True):
+        if weight <= 0:
+            continue
+        member = locate(folder.runs, run_id)
+        if member.config().kind in ("ensemble", "tta"):  # an ensemble of ensembles: down to the networks
+            inner, shares = ensemble_members(member)
+            members += inner
+            kept += [weight * share / sum(shares) for share in shares]
+        else:
+            members.append(member)
+            kept.append(weight)
+    return members, kept
 
 
 def _loader(device: str) -> Loader:

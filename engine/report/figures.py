@@ -256,17 +256,6 @@ class Line:
     band: pd.DataFrame | None = None
 
 
-@dataclass(frozen=True)
-class Point:
-    """An operating point on ROC and precision-recall curves."""
-
-    label: str
-    colour: str
-    fpr: float
-    tpr: float
-    ppv: float
-
-
 def _square(fig: go.Figure, title_x: str, title_y: str, dark: bool, lines: int) -> go.Figure:
     below = 22 * lines
     fig.update_layout(
@@ -308,55 +297,33 @@ def _diagonal(fig: go.Figure, own: Tone) -> None:
     )  # fmt: skip
 
 
-def roc(lines: Sequence[Line], points: Sequence[Point] = (), *, dark: bool = False) -> go.Figure:
-    """ROC curves with bands; `points` are ringed."""
+def roc(lines: Sequence[Line], point: tuple[float, float] | None = None, *, dark: bool = False) -> go.Figure:
+    """ROC curves with bands; `point` marks an operating point (false positive rate, true positive rate)."""
     fig = go.Figure()
     _diagonal(fig, tone(dark))
     for line in lines:
         _add_line(fig, line, "fpr", "tpr")
-    for point in points:
-        _ring(fig, point, point.fpr, point.tpr)
+    if point:
+        _mark(fig, point, dark)
     return _square(fig, "1 − specificity", "Sensitivity", dark, len(lines))
 
 
-def precision_recall(
-    lines: Sequence[Line], prevalence: float, points: Sequence[Point] = (), *, dark: bool = False
-) -> go.Figure:
+def precision_recall(lines: Sequence[Line], prevalence: float, *, dark: bool = False) -> go.Figure:
     """Precision-recall curves with bands; the dotted line is the share of malignant images."""
     fig = go.Figure()
     fig.add_hline(y=prevalence, line={"color": tone(dark).faint, "width": 1, "dash": "dot"})
     for line in lines:
         _add_line(fig, line, "recall", "precision", "vh")
-    for point in points:
-        _ring(fig, point, point.tpr, point.ppv)
     return _square(fig, "Recall (sensitivity)", "Precision (PPV)", dark, len(lines))
 
 
-def _ring(fig: go.Figure, point: Point, x: float, y: float) -> None:
+def _mark(fig: go.Figure, point: tuple[float, float], dark: bool) -> None:
     fig.add_trace(
         go.Scatter(
-            x=[x], y=[y], mode="markers", showlegend=False,
-            marker={"symbol": "circle-open", "size": 12, "color": point.colour, "line": {"width": 2.5}},
-            hovertemplate=f"operating point of {plain(point.label)}: %{{x:.3f}}, %{{y:.3f}}<extra></extra>",
+            x=[point[0]], y=[point[1]], mode="markers", name="operating point",
+            marker={"symbol": "circle-open", "size": 13, "color": tone(dark).ink, "line": {"width": 2}},
         )
     )  # fmt: skip
-
-
-def by_threshold(
-    lines: Sequence[Line],
-    score: str,
-    title: str,
-    marks: Sequence[tuple[str, float]] = (),
-    *,
-    dark: bool = False,
-) -> go.Figure:
-    """A score by threshold (`operating.threshold_table`); `marks` are (colour, threshold in use)."""
-    fig = go.Figure()
-    for colour, place in marks:
-        fig.add_vline(x=place, line={"color": colour, "width": 1.5, "dash": "dot"})
-    for line in lines:
-        _add_line(fig, line, "threshold", score)
-    return _square(fig, "Threshold on the probability of malignancy", title, dark, len(lines))
 
 
 def reliability(lines: Sequence[Line], *, dark: bool = False) -> go.Figure:
@@ -438,7 +405,7 @@ def learning_curves(
     """Training (dotted) and validation (solid) by epoch.
 
     table: `run` (id), `name`, `split`, `epoch` and the measure; one row per run, epoch and split.
-    colours: run id -> colour, by the ids' hash unless given.
+    colours: of the runs, by id.
     """
     fig = go.Figure()
     colours = colours or run_colours(list(dict.fromkeys(table["run"].astype(str))))
@@ -472,19 +439,27 @@ def agreement_map(
     title: str = "Disagreement",
     *,
     counts: bool = False,
+    few: np.ndarray | None = None,
     dark: bool = False,
 ) -> go.Figure:
-    """A symmetric measure of pairs as a lower triangle with its numbers written in; the diagonal is left out."""
+    """A symmetric measure of pairs as a lower triangle with its numbers written in; the diagonal is left out.
+
+    counts: the measure is a number of images. few: pairs with too few errors for a coefficient, bool (members,
+    members): these cells say so instead.
+    """
     own, size = tone(dark), len(names)
     fig = go.Figure()
     rows, columns = np.tril_indices(size, -1)
     values = np.asarray(matrix, dtype=float)[rows, columns]
+    if few is not None:
+        values = np.where(np.asarray(few, dtype=bool)[rows, columns], np.nan, values)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     scale = SEQUENTIAL_DARK if dark else SEQUENTIAL
     spread = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
     fill = [blend(scale, one) if np.isfinite(one) else own.grid for one in spread]
-    text = ["n/a" if not np.isfinite(one) else (f"{one:.0f}" if counts else f"{one:.2f}") for one in values]
+    none = "n/a" if few is None else "few"
+    text = [none if not np.isfinite(one) else (f"{one:.0f}" if counts else f"{one:.2f}") for one in values]
     cell = 46 if size <= 8 else 38
     fig.add_trace(
         go.Scatter(
@@ -602,58 +577,79 @@ def contributions(
     return fig
 
 
-ROLE_COLOURS = {"train": LEAKAGE, "val": "#C49A27", "test": "#44AA99", "?": "#9A96A3", "": "#F0EFF2"}
-ROLE_NAMES = {
-    "train": "trained on",
-    "val": "selected on",
-    "test": "tested only",
-    "?": "unknown",
-    "": "not in its data",
+# role -> (letter in the cell, colour, words)
+ROLE_STYLES = {
+    "leak": ("!", LEAKAGE, "trained on, yet scored"),
+    "train": ("T", "#7C93C3", "trained on"),
+    "fused": ("F", "#8C5BB5", "fused or fitted on"),
+    "val": ("S", "#C49A27", "selected on"),
+    "test": ("E", "#44AA99", "tested only"),
+    "?": ("?", "#9A96A3", "unknown"),
+    "": ("", "", "not in its data"),
 }
 
 
-def role_map(table: pd.DataFrame, names: Mapping[str, str] | None = None, *, dark: bool = False) -> go.Figure:
-    """Who has seen which case: a row per member, a column per case, coloured by the strongest role.
+def role_map(
+    table: pd.DataFrame,
+    names: Mapping[str, str] | None = None,
+    *,
+    scored: int | None = None,
+    dark: bool = False,
+) -> go.Figure:
+    """What each case was to each member: a row per member, a column per case, by its strongest role.
 
-    table: `RoleAudit.table`. Cases a member was trained on are red; they should not be there.
+    table: `RoleAudit.table`. scored: how many of its first rows are scored (all unless given); a scored case
+    that a member was trained on is red with an exclamation mark.
     """
     own, titles = tone(dark), names or {}
     members = [name for name in table.columns if name != "case"]
+    scored = len(table) if scored is None else scored
+    cell = 14 if len(table) <= 60 else 10
     fig = go.Figure()
-    for role, colour in ROLE_COLOURS.items():
-        x, y, data = [], [], []
-        for r, member in enumerate(members):
-            for c, roles in enumerate(table[member]):
-                strongest = next(
-                    (one for one in ("train", "val", "test", "?") if one in str(roles).split("+")), ""
-                )
-                if strongest == role:
-                    x.append(c)
-                    y.append(r)
-                    data.append(
-                        [plain(titles.get(member, member)), plain(table["case"].iloc[c]), plain(roles)]
-                    )
-        if x:
-            fill = own.grid if role == "" else colour
+    cells: dict[str, list[tuple[int, int, list[str]]]] = {role: [] for role in ROLE_STYLES}
+    for r, member in enumerate(members):
+        for c, roles in enumerate(table[member]):
+            role = _strongest(str(roles), c < scored)
+            data = [plain(titles.get(member, member)), plain(table["case"].iloc[c]), plain(roles)]
+            cells[role].append((c, r, data))
+    for role, found in cells.items():
+        letter, colour, words = ROLE_STYLES[role]
+        fill = colour or own.grid
+        if found:
             fig.add_trace(
                 go.Scatter(
-                    x=x, y=y, mode="markers", name=ROLE_NAMES[role], customdata=data,
-                    marker={"symbol": "square", "size": 11, "color": fill},
+                    x=[x for x, _, _ in found], y=[y for _, y, _ in found], customdata=[data for _, _, data in found],
+                    mode="markers+text", text=letter, name=f"{letter} {words}".strip(),
+                    textfont={"size": 9, "color": readable_on(fill)},
+                    marker={"symbol": "square", "size": cell - 1, "color": fill},
                     hovertemplate="%{customdata[0]} · case %{customdata[1]}: %{customdata[2]}<extra></extra>",
                 )
             )  # fmt: skip
-    width = 200 + max(14 * len(table), 240) + 20
+    if scored < len(table):
+        fig.add_vline(x=scored - 0.5, line={"color": own.ink, "width": 1.5})
+    width = 200 + max(cell * len(table), 300) + 20
     fig.update_layout(
-        template=template(dark), width=width, height=110 + 26 * len(members), margin={"l": 200, "r": 20, "t": 40, "b": 40},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        template=template(dark), width=width, height=120 + 26 * len(members), margin={"l": 200, "r": 20, "t": 46, "b": 44},
+        legend={"orientation": "h", "x": 0, "y": 1.04, "yanchor": "bottom"},
     )  # fmt: skip
     bare = {"showgrid": False, "showline": False, "zeroline": False, "ticks": ""}
-    fig.update_xaxes(title_text=f"{len(table)} cases that are scored", showticklabels=False, **bare)
+    rest = f", then {len(table) - scored} others" if scored < len(table) else ""
+    fig.update_xaxes(
+        title_text=f"Cases: {scored} that are scored{rest}", showticklabels=False,
+        range=[-0.7, max(len(table), 300 / cell) - 0.3], **bare,
+    )  # fmt: skip
     fig.update_yaxes(
         tickvals=list(range(len(members))), ticktext=[wrapped(titles.get(m, m), 28, 1) for m in members],
         range=[len(members) - 0.5, -0.5], tickfont={"color": own.ink}, **bare,
     )  # fmt: skip
     return fig
+
+
+def _strongest(roles: str, scored: bool) -> str:
+    present = roles.split("+")
+    if scored and "train" in present:
+        return "leak"
+    return next((one for one in ("train", "fused", "val", "test", "?") if one in present), "")
 
 
 def case_bars(cases: pd.DataFrame, *, dark: bool = False) -> go.Figure:
@@ -677,7 +673,6 @@ def case_bars(cases: pd.DataFrame, *, dark: bool = False) -> go.Figure:
                     "diagnosed %{customdata[3]}<extra></extra>",
                     text=counts if len(rows) <= 30 else None, textposition="outside", cliponaxis=False,
                     textfont={"size": 10, "color": own.ink},
-                    selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},
                 )
             )  # fmt: skip
     fig.add_trace(
@@ -686,7 +681,6 @@ def case_bars(cases: pd.DataFrame, *, dark: bool = False) -> go.Figure:
         )
     )
     fig.update_layout(
-        clickmode="event+select", dragmode=False,
         template=template(dark), width=max(520, 90 + 13 * len(rows)), height=300,
         margin={"l": 60, "r": 14, "t": 40, "b": 70}, legend={"orientation": "h", "x": 0, "y": 1.05, "yanchor": "bottom"},
     )  # fmt: skip

@@ -19,7 +19,9 @@ from engine.errors import ConfigError
 from engine.runs import catalog
 
 SCHEMA = 1
-KINDS = ("train", "ensemble", "import", "pooled", "fusion")
+KINDS = ("train", "ensemble", "import", "pooled", "fusion", "soup", "tta")
+EXECUTED = ("train", "fusion", "soup", "tta")  # made by a worker; the others are complete at once
+NETWORKS = ("train", "soup")  # weights of their own that see images
 GEOMETRIES = ("square", "letterbox", "tiles")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MODES = ("exact", "fast")
@@ -382,17 +384,6 @@ def _build(cls: type, record: dict[str, Any]) -> Any:
             value = tuple(value)
         values[item.name] = value
     return cls(**values)
-
-
-FAST = (
-    "Fast mode: not exactly resumable. Had it been interrupted, or trained again with the same seed, its bits would "
-    "differ."
-)
-
-
-def reproducibility(config: RunConfig) -> str:
-    """What must be said of every result of a run in fast mode (or with a member in it); empty in exact mode."""
-    return FAST if config.training.mode == "fast" else ""
 
 
 def options(*groups: type) -> Iterator[tuple[type, dataclasses.Field]]:

@@ -6,36 +6,30 @@ predictions are stored, no weights are copied. A fusion is queued, since it comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from engine.analysis.comparison import Entry, compare
-from engine.analysis.ensemble import Combined, Fitted, cube, method_of
+from engine.analysis.ensemble import Combined, Fitted, by_case, cube, method_of, shares
 from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.predictions import classes_of
 from engine.analysis.subsets import Optimism, Search, search, search_optimism
-from engine.errors import EnsembleError
-from engine.runs.config import RunConfig, TrainingConfig
-from engine.runs.folder import RunFolder, create
+from engine.errors import EnsembleError, shorten
+from engine.runs import presets
+from engine.runs.config import NETWORKS, RunConfig
+from engine.runs.folder import RunFolder, create, locate, summaries
+from engine.runs.joining import check_members, check_same_start
 from engine.runs.launch import enqueue
-from engine.runs.results import (
-    Compared,
-    Progress,
-    common_mode,
-    distinct,
-    entry,
-    facts_of,
-    finished,
-    trained_on,
-    worst_audit,
-)
+from engine.runs.results import Compared, Progress, distinct, entry, finished, trained_on, worst_audit
 from engine.share import access
 
 MAX_LISTED = 5000
+SOUPS = ("uniform", "greedy")
 
 
 @dataclass(frozen=True)
@@ -92,10 +86,14 @@ def combine_runs(
     *,
     split: str = "test",
     tie_rule: str = "mean-probability",
+    per_case: bool = False,
 ) -> Ensemble:
     """Combine the stored predictions of runs.
 
     An image that any member was trained on is left out; `excluded` counts them.
+
+    Args:
+        per_case: every image carries what its case says over all magnifications (`ensemble.by_case`).
 
     Raises:
         EnsembleError, PredictionsError, RunError: members that do not fit together, or lack predictions.
@@ -109,7 +107,13 @@ def combine_runs(
         validation = {folder.id: folder.predictions("val") for folder in members}
     seen = seen_by(members, tables)
     table, combined, fits = ensemble_predictions(
-        tables, method, weights, tie_rule=tie_rule, validation=validation, exclude=seen.images
+        tables,
+        method,
+        weights,
+        tie_rule=tie_rule,
+        validation=validation,
+        exclude=seen.images,
+        per_case=per_case,
     )
     return Ensemble(table, combined, fits, len(seen.images), ensemble_audit(members, seen))
 
@@ -123,15 +127,27 @@ def ensemble_runs(
     name: str | None = None,
     runs: Path | None = None,
     tie_rule: str = "mean-probability",
+    per_case: bool = False,
+    selection: Selection | None = None,
 ) -> Compared:
     """Members in order and their ensemble last, compared; with a name it is also saved as a run.
 
     Raises:
         EnsembleError, PredictionsError, RunError: see `combine_runs`.
     """
-    made = combine_runs(members, method, weights, split=split, tie_rule=tie_rule)
+    made = combine_runs(members, method, weights, split=split, tie_rule=tie_rule, per_case=per_case)
     saved = (
-        save_ensemble(members, method, name, runs or members[0].runs, weights=weights, tie_rule=tie_rule)
+        save_ensemble(
+            members,
+            method,
+            name,
+            runs or members[0].runs,
+            weights=weights,
+            tie_rule=tie_rule,
+            per_case=per_case,
+            selection=selection,
+            locked=selection is not None,
+        )
         if name
         else None
     )
@@ -149,10 +165,13 @@ def ensemble_runs(
         "ties": made.combined.ties,
         "excluded": made.excluded,
     }
+    if per_case:
+        extra["per_case"] = True
     if saved:
         extra["id"] = saved.id
-    facts = facts_of([*members, saved] if saved else members)
-    return Compared(compare([*entries, own], reference=entries[0].id), audits, split, extra, **facts)
+        if selection:
+            extra["selection"] = saved.config().details["selection"]
+    return Compared(compare([*entries, own], reference=entries[0].id), audits, split, extra)
 
 
 def save_ensemble(
@@ -163,15 +182,18 @@ def save_ensemble(
     *,
     weights: Sequence[float] | None = None,
     tie_rule: str = "mean-probability",
-    notes: Mapping[str, Any] | None = None,
+    per_case: bool = False,
+    selection: Selection | None = None,
+    locked: bool = False,
 ) -> RunFolder:
     """Save an ensemble as a run (kind `ensemble`): members, weights, fit and predictions; no copies of weights.
 
     Args:
-        notes: what is to be remembered of how it was found (a search, say).
+        selection: how it was found.
+        locked: nothing of it may change any more, so that its test score may be shown while choosing.
     """
     parts = {
-        split: combine_runs(members, method, weights, split=split, tie_rule=tie_rule)
+        split: combine_runs(members, method, weights, split=split, tie_rule=tie_rule, per_case=per_case)
         for split in ("val", "test")
         if all(split in folder.predicted_splits() for folder in members)
     }
@@ -192,55 +214,243 @@ def save_ensemble(
         "tie_rule": tie_rule,
         "fits": {key: fit.as_record() for key, fit in last.fits.items()},
         "excluded": {split: part.excluded for split, part in parts.items()},
-        **(notes or {}),
+        "per_case": per_case,
     }
+    if selection:
+        details |= {"locked": locked, "selection": selection.as_record(members, runs)}
     config = RunConfig(
-        kind="ensemble",
-        name=name,
-        data=first.data,
-        training=TrainingConfig(mode=common_mode(members)),
-        classes=classes_of(last.table),
-        details=details,
+        kind="ensemble", name=name, data=first.data, classes=classes_of(last.table), details=details
     )
     return finished(
         runs, config, f"ensemble_{method}", {split: part.table for split, part in parts.items()}, last.audit
     )
 
 
+# -- how it was found -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How an ensemble was found: recorded when it is locked, before its test score is seen.
+
+    Attributes:
+        chosen_on: the split that was looked at while choosing.
+        candidates: ids of the runs it was chosen from.
+        subsets: combinations that searches scored; methods: by which.
+        looked_at: choices that were looked at one by one.
+        optimism: what having searched makes of the score, where that could be estimated.
+    """
+
+    chosen_on: str = "val"
+    candidates: tuple[str, ...] = ()
+    subsets: int = 0
+    methods: tuple[str, ...] = ()
+    looked_at: int = 0
+    optimism: Optimism | None = None
+
+    def as_record(self, members: Sequence[RunFolder], runs: Path) -> dict[str, Any]:
+        """As the ensemble's config keeps it, with who and when, and how often this test was seen before."""
+        ids = {*self.candidates, *(folder.id for folder in members)}
+        return {
+            "chosen_on": self.chosen_on,
+            "candidates": list(self.candidates) or [folder.id for folder in members],
+            "subsets": self.subsets,
+            "methods": list(self.methods),
+            "looked_at": self.looked_at,
+            "tried": self.subsets + self.looked_at,
+            "optimism": asdict(self.optimism) if self.optimism else None,
+            "seen_before": len(seen_before(runs, ids)),
+            "locked_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "locked_by": access.actor().name,
+        }
+
+
+def seen_before(runs: Path, candidates: Iterable[str]) -> list[str]:
+    """Saved ensembles of these runs (two members in common, or all of a smaller one): each showed its test score."""
+    wanted = set(candidates)
+    return [
+        one.id
+        for one in summaries(runs)
+        if one.config.kind == "ensemble"
+        and len(wanted & set(one.config.details.get("members") or ()))
+        >= min(2, len(wanted), len(one.config.details.get("members") or ()))
+    ]
+
+
+def selection_sentence(details: Mapping[str, Any]) -> str:
+    """How a saved ensemble was found, in words; empty where that was not recorded."""
+    record = details.get("selection")
+    if not record:
+        return ""
+    split = {"val": "validation", "test": "test"}.get(record["chosen_on"], record["chosen_on"])
+    ways = []
+    if record["subsets"]:
+        of = f" of {len(record['candidates'])} runs" if record.get("candidates") else ""
+        ways.append(f"{record['subsets']:,} combinations{of} searched by {' and '.join(record['methods'])}")
+    if record["looked_at"]:
+        ways.append(f"{record['looked_at']:,} looked at")
+    text = f"Chosen on {split} after {' and '.join(ways) or 'no search'}"
+    text += f", locked by {record['locked_by']} at {record['locked_at']}"
+    if record["seen_before"]:
+        one = record["seen_before"] == 1
+        text += f"; {record['seen_before']:,} ensemble{'' if one else 's'} of these runs had shown {'its' if one else 'their'} test score before"
+    if record["optimism"]:
+        guess = record["optimism"]
+        text += f". Optimism of having searched: {guess['optimism']:+.3f} ({guess['apparent']:.3f} as searched, {guess['nested']:.3f} on cases not searched)"
+    return text + "."
+
+
+def locked_run(
+    runs: Path,
+    members: Sequence[str],
+    method: str,
+    weights: Sequence[float] | None = None,
+    *,
+    tie_rule: str = "mean-probability",
+    per_case: bool = False,
+) -> str:
+    """The id of the newest locked ensemble that is exactly this choice; empty where it was not locked."""
+    for one in summaries(runs):
+        details = one.config.details
+        if one.config.kind != "ensemble" or not details.get("locked"):
+            continue
+        same = (
+            sorted(details.get("members") or ()) == sorted(members)
+            and details.get("method") == method
+            and bool(details.get("per_case")) == per_case
+            and (method != "vote" or details.get("tie_rule") == tie_rule)
+        )
+        if same and (method_of(method).fitted or _same_weights(details, members, weights)):
+            return one.id
+    return ""
+
+
+def _same_weights(
+    details: Mapping[str, Any], members: Sequence[str], weights: Sequence[float] | None
+) -> bool:
+    own = dict(zip(members, shares(weights, len(members)), strict=True))
+    return all(
+        abs(own[name] - share) < 1e-6
+        for name, share in zip(details["members"], details["weights"], strict=True)
+    )
+
+
+# -- computed by a worker -------------------------------------------------------------------------
+
+
 def start_fusion(members: Sequence[RunFolder], name: str, runs: Path, *, as_study: bool = False) -> RunFolder:
     """Queue a CNN-MLP fusion of trained runs of one split (kind `fusion`).
 
+    Args:
+        as_study: fitted on validation and watched on test, as the study did.
+
     Raises:
-        EnsembleError: fewer than two members, or members that are no trained runs.
+        EnsembleError: members that cannot be joined (see `joining.check_members`).
     """
+    check_members(list(members), members[0].manifest() if members else _none())
+    return _queue("fusion", members, name, runs, {"as_study": as_study})
+
+
+def start_soup(members: Sequence[RunFolder], name: str, runs: Path, *, recipe: str = "uniform") -> RunFolder:
+    """Queue the mean of the members' weights as one network (kind `soup`).
+
+    Args:
+        recipe: `uniform`, or `greedy`: a member is taken in where validation does not get worse.
+
+    Raises:
+        EnsembleError: other architectures or first weights (see `joining.check_same_start`).
+    """
+    manifest = members[0].manifest() if members else _none()
+    check_members(list(members), manifest)
+    check_same_start([(folder.name, folder.config()) for folder in members], manifest.classes)
+    if recipe not in SOUPS:
+        raise EnsembleError("There is no such soup", found=recipe, remedy=f"Use {' or '.join(SOUPS)}")
+    return _queue("soup", members, name, runs, {"recipe": recipe})
+
+
+def _none() -> Any:
+    raise EnsembleError("Joining needs at least two members", found="0", remedy="Choose more runs")
+
+
+def start_tta(member: RunFolder, runs: Path) -> RunFolder:
+    """Queue a trained run's predictions with test-time augmentation, as a run of its own (kind `tta`).
+
+    Raises:
+        EnsembleError: it has no network of its own, or averages flips already.
+    """
+    config = member.config()
+    if config.kind not in NETWORKS:
+        raise EnsembleError(
+            f"{member.name} has no network of its own",
+            found=f"a run of kind {config.kind}",
+            remedy="Choose trained runs; an ensemble is augmented through its members",
+        )
+    if averages_flips(config):
+        raise EnsembleError(
+            f"{member.name} averages the four flips already",
+            found=f"recipe {config.training.recipe}",
+            remedy="Nothing needs to be computed",
+        )
+    return _queue("tta", [member], f"{member.name}, four flips", runs, {})
+
+
+def averages_flips(config: RunConfig) -> bool:
+    """Whether a run's own predictions are made with test-time augmentation."""
+    return config.kind == "tta" or (config.kind == "train" and presets.resolve(config).tta)
+
+
+def augmented(runs: Path, ids: Sequence[str]) -> dict[str, str]:
+    """Run -> the run that predicted it with test-time augmentation (itself where it does so anyway).
+
+    Runs that have none yet, or one that has not completed, are absent.
+    """
+    by_id = {one.id: one for one in summaries(runs)}
+    found = {one: one for one in ids if one in by_id and averages_flips(by_id[one].config)}
+    for one in by_id.values():
+        of = one.config.details.get("members") or ()
+        if one.config.kind == "tta" and len(of) == 1 and of[0] in ids and one.has_predictions:
+            found.setdefault(of[0], one.id)
+    return found
+
+
+def with_tta(members: Sequence[RunFolder], runs: Path) -> list[RunFolder]:
+    """The members as predicted with test-time augmentation.
+
+    Raises:
+        EnsembleError: for some this was not computed.
+    """
+    found = augmented(runs, [folder.id for folder in members])
+    absent = [folder for folder in members if folder.id not in found]
+    if absent:
+        raise EnsembleError(
+            "Some members were not predicted with test-time augmentation",
+            found=shorten([folder.name for folder in absent]),
+            remedy=f"python -m engine tta {absent[0].id}",
+        )
+    return [locate(runs, found[folder.id]) for folder in members]
+
+
+def _queue(
+    kind: str, members: Sequence[RunFolder], name: str, runs: Path, details: dict[str, Any]
+) -> RunFolder:
     access.require_editor("launch runs")
-    if len(members) < 2:
-        raise EnsembleError(
-            "A fusion needs at least two members", found=str(len(members)), remedy="Choose more runs"
-        )
     distinct(members)
-    untrained = [folder.name for folder in members if folder.config().kind != "train"]
-    if untrained:
-        raise EnsembleError(
-            "Only trained runs can be fused", found=", ".join(untrained), remedy="Leave the others out"
-        )
     first = members[0].config()
-    details = {"members": [folder.id for folder in members], "as_study": as_study}
-    training = replace(first.training, mode=common_mode(members))
-    config = replace(
-        first, kind="fusion", name=name, training=training, parent="", experiment="", details=details
-    )
-    record = members[0].record()
+    details = {"members": [folder.id for folder in members], **details}
+    config = replace(first, kind=kind, name=name, parent="", experiment="", details=details)
     folder = create(
         runs,
         config,
-        "fusion",
+        kind,
         manifest=members[0].manifest(),
         audit=worst_audit(members),
-        split_hash=str(record.get("split_hash", "")),
+        split_hash=str(members[0].record().get("split_hash", "")),
     )
     enqueue(folder)
     return folder
+
+
+# -- searched -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -260,11 +470,7 @@ class Searched:
             "search": self.search.records(MAX_LISTED),
         }
         if self.optimism:
-            record["optimism"] = {
-                "apparent": self.optimism.apparent,
-                "nested": self.optimism.nested,
-                "optimism": self.optimism.optimism,
-            }
+            record["optimism"] = asdict(self.optimism)
         return record
 
     def as_text(self) -> str:
@@ -285,10 +491,17 @@ def search_ensembles(
     *,
     max_size: int | None = None,
     reveal: bool = False,
+    name: str | None = None,
+    per_case: bool = False,
     methods: Sequence[str] = ("mean", "vote"),
     progress: Progress | None = None,
 ) -> Searched:
     """Rank all subsets on validation; test stays covered unless `reveal`.
+
+    Revealing locks the best one first: it is saved as a run that records what was tried.
+
+    Args:
+        name: of the saved run.
 
     Raises:
         EnsembleError: too many members, or none that fit together. RunError: one has no validation predictions.
@@ -298,6 +511,8 @@ def search_ensembles(
     seen = seen_by(members, tables)
     held = cube(tables)
     held = held.take(~held.frame["image_id"].isin(seen.images).to_numpy())
+    if per_case:
+        held = by_case(held)
     found = search(
         held,
         methods,
@@ -306,9 +521,22 @@ def search_ensembles(
     )
     by_id = {folder.id: folder for folder in members}
     best = [by_id[run_id] for run_id in found.members()]
-    compared = ensemble_runs(best, found.methods[int(found.method[0])], split="test" if reveal else "val")
+    method = found.methods[int(found.method[0])]
     try:
         optimism = search_optimism(held, methods, max_size)
     except EnsembleError:  # too few cases to search on some and judge on others: then nothing is claimed
         optimism = None
+    if reveal and not name:
+        name = f"Best of {found.tried:,}: {method} of {len(best)}"
+    selection = Selection(
+        candidates=tuple(by_id), subsets=found.tried, methods=tuple(found.methods), optimism=optimism
+    )
+    compared = ensemble_runs(
+        best,
+        method,
+        split="test" if reveal else "val",
+        name=name,
+        per_case=per_case,
+        selection=selection if reveal else None,
+    )
     return Searched(found, compared, optimism, {folder.id: folder.name for folder in members})

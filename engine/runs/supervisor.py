@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from engine import files
 from engine.errors import EngineError
 from engine.runs import executors, worker
+from engine.runs.config import EXECUTED
 from engine.runs.executors import local
 from engine.runs.folder import (
     COMPLETED,
@@ -50,7 +51,6 @@ TROUBLE_WAIT_S = 2.0
 IDLE_S = 10.0
 STARTS_TRIED = 3
 LOG_LIMIT = 1_000_000
-EXECUTED = ("train", "fusion")
 _started: list[subprocess.Popen[bytes]] = []
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from engine.errors import EngineError, RunError
+from engine.runs.config import EXECUTED
 from engine.runs.folder import (
     BUSY,
     COMPLETED,
@@ -111,7 +112,18 @@ def _job(kind: str) -> Job:
         from engine.training.fusion import train_fusion
 
         return train_fusion
-    raise RunError(f"A run of kind {kind} is not executed", remedy="Only train and fusion runs have a worker")
+    if kind == "soup":
+        from engine.training.soup import make_soup
+
+        return make_soup
+    if kind == "tta":
+        from engine.training.soup import predict_flipped
+
+        return predict_flipped
+    raise RunError(
+        f"A run of kind {kind} is not executed",
+        remedy=f"Only runs of these kinds have a worker: {', '.join(EXECUTED)}",
+    )
 
 
 @contextlib.contextmanager

@@ -123,11 +123,16 @@ def predict_images(
     paths = [Path(path) for path in paths]
     prepare = loaded.preprocessing.prepare
     values = logits(loaded, lambda row: prepare(decode(paths[row]))[0], range(len(paths)), progress=progress)
+    return predictions_table(file_rows(paths), values, loaded.classes)
+
+
+def file_rows(paths: Sequence[Path]) -> pd.DataFrame:
+    """A row per file with the columns of `GROUPS`: by a BreakHis file name, empty otherwise."""
     names = [path.name for path in paths]
     ids = names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
     rows = pd.DataFrame([_described(path) for path in paths], columns=list(GROUPS[1:]))
     rows.insert(0, "image_id", ids)
-    return predictions_table(rows, values, loaded.classes)
+    return rows
 
 
 def _described(path: Path) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ their features look better there than they are.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,17 +23,18 @@ from engine.analysis import metrics
 from engine.analysis.predictions import confusion
 from engine.data import cache
 from engine.data.augment import sample_seed
-from engine.data.manifest import SPLITS, Manifest
-from engine.errors import EnsembleError, shorten
+from engine.data.images import decode
+from engine.errors import WeightsError
 from engine.runs.folder import COMPLETED, STOPPED, RunFolder, locate
+from engine.runs.joining import check_members
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, failures
 from engine.training.device import choose, make_deterministic
-from engine.training.evaluate import logits, predictions_table, softmax
+from engine.training.evaluate import Progress, file_rows, logits, predictions_table, softmax
 from engine.training.frozen import Backbone
 from engine.training.loading import batches
 from engine.training.loop import Part, StopRequested, Tally, parts_of
-from engine.training.models import load_run_model
+from engine.training.models import LoadedModel, load_run_model
 
 HIDDEN = (128, 32)
 DROPOUT = 0.2
@@ -266,42 +269,77 @@ class Fusion:
             raise StopRequested
 
 
-def check_members(members: list[RunFolder], manifest: Manifest) -> None:
-    """Members that can be fused on a split: trained, of the same classes, and blind to what is scored.
+# -- a finished fusion --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadedFusion:
+    """A fusion ready to predict: its members' networks, in order, and the MLP on their features."""
+
+    ids: tuple[str, ...]
+    members: tuple[LoadedModel, ...]
+    mlp: nn.Sequential
+    classes: tuple[str, ...]
+
+
+def load_fusion(
+    folder: RunFolder, device: str = "cpu", load: Callable[[RunFolder], LoadedModel] | None = None
+) -> LoadedFusion:
+    """The MLP of a fusion, verified, and its members' networks, in eval mode.
+
+    Args:
+        load: how to get a member's network; `load_run_model` on `device` unless given.
 
     Raises:
-        EnsembleError: fewer than two members; a member that is no trained run, has other classes, or was
-            trained on an image of the validation or test part.
+        WeightsError: no checkpoint yet, or one that is damaged.
+        RunError: a member was deleted.
     """
-    if len(members) < 2:
-        raise EnsembleError(
-            "A fusion needs at least two members", found=str(len(members)), remedy="Choose more runs"
+    if not folder.best.is_file():
+        raise WeightsError(
+            f"The fusion {folder.name} has no checkpoint",
+            found=f"state {folder.state()}",
+            remedy="Wait until it has completed, or resume it",
+            kind="missing",
         )
-    for member in members:
-        config = member.config()
-        if config.kind != "train":
-            raise EnsembleError(
-                f"{member.name} has no network of its own",
-                found=f"a run of kind {config.kind}",
-                remedy="Fuse trained runs only",
-            )
-        if tuple(config.classes) != tuple(manifest.classes):
-            raise EnsembleError(
-                f"{member.name} has other classes",
-                found=", ".join(config.classes),
-                remedy=f"Fuse runs of {', '.join(manifest.classes)}",
-            )
-        _check_roles(member, manifest.table)
+    state, facts = checkpoint.load_weights(folder.best)
+    ids = tuple(map(str, facts.get("fusion") or ()))
+    if not ids or "classes" not in facts:
+        raise WeightsError(
+            f"The checkpoint of {folder.name} is not a fusion's",
+            remedy="Fuse its members again",
+            kind="shape",
+        )
+    found = [locate(folder.runs, run_id) for run_id in ids]
+    members = [load(one) if load else load_run_model(one, device) for one in found]
+    mlp = build_mlp(int(state["0.weight"].shape[0]), len(facts["classes"]))
+    mlp.load_state_dict(state)
+    return LoadedFusion(ids, tuple(members), mlp.eval(), tuple(facts["classes"]))
 
 
-def _check_roles(member: RunFolder, table: pd.DataFrame) -> None:
-    theirs = member.manifest().table
-    seen = set(theirs.loc[theirs["split"] == "train", "image_id"])
-    scored = table.loc[table["split"].isin(SPLITS[1:]), "image_id"]
-    both = [name for name in scored if name in seen]
-    if both:
-        raise EnsembleError(
-            f"{member.name} was trained on images that this fusion would score",
-            found=f"{len(both)} images, for example {shorten(both)}",
-            remedy="Fuse runs of one and the same split",
-        )
+def predict_images(
+    folder: RunFolder, paths: Sequence[Path], progress: Progress | None = None, device: str = "cpu"
+) -> pd.DataFrame:
+    """Predictions of a fusion for image files from anywhere, as `engine.training.evaluate.predict_images`.
+
+    The members see the images one after another, so that one network's activations are in memory at a time.
+
+    Raises:
+        DataError: a file cannot be decoded. WeightsError, RunError: see `load_fusion`.
+    """
+    paths = [Path(path) for path in paths]
+    loaded = load_fusion(folder, device)
+    blocks = []
+    for number, member in enumerate(loaded.members):
+
+        def step(done: int, total: int, number: int = number) -> None:
+            if progress:
+                progress(number * total + done, len(loaded.members) * total)
+
+        def fetch(row: int, member: LoadedModel = member) -> np.ndarray:
+            return member.preprocessing.prepare(decode(paths[row]))[0]
+
+        eye = replace(member, model=Backbone(member.model).eval())
+        blocks.append(logits(eye, fetch, range(len(paths)), progress=step))
+    with torch.inference_mode():
+        values = loaded.mlp(torch.from_numpy(np.concatenate(blocks, axis=1)).float())
+    return predictions_table(file_rows(paths), values.numpy().astype(np.float64), loaded.classes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import timm
@@ -21,7 +21,8 @@ from engine.data.preprocessing import Preprocessing
 from engine.errors import WeightsError
 from engine.runs import catalog
 from engine.runs.catalog import Architecture
-from engine.runs.folder import RunFolder
+from engine.runs.config import EXECUTED
+from engine.runs.folder import RunFolder, locate
 from engine.training import checkpoint
 from engine.training.device import Device, choose
 
@@ -344,11 +345,15 @@ def load_run_model(folder: RunFolder, device: str = "cpu") -> LoadedModel:
         WeightsError: kind `missing` (no checkpoint yet; an ensemble or an import has none), `damaged`.
         RunError, ConfigError: the run's configuration cannot be read.
     """
+    config = folder.config()
+    if config.kind == "tta":  # another way of looking with the weights of its member
+        member = locate(folder.runs, str(next(iter(config.details.get("members") or ()), "")))
+        return replace(load_run_model(member, device), tta=True, run_id=folder.id)
     if not folder.best.is_file():
-        kind = folder.config().kind
+        kind = config.kind
         remedy = (
             "Wait until its first epoch has been validated"
-            if kind in ("train", "fusion")
+            if kind in EXECUTED
             else f"A run of kind {kind} has no weights of its own: choose one of its members"
         )
         raise WeightsError(

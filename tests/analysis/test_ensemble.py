@@ -322,3 +322,35 @@ def test_all_subsets_are_all_and_once():
     rows = subsets.all_subsets(5)
     seen = {tuple(np.flatnonzero(row)) for row in rows}
     assert seen == {c for size in range(1, 6) for c in combinations(range(5), size)}
+
+
+def test_by_case_weighs_magnifications_alike_however_many_images_they_have():
+    """Case 1: three images at 40X (0.9, 0.6, 0.3), one at 400X (0.2): (0.6 + 0.2) / 2 = 0.4 for all four."""
+    positive = np.array([0.9, 0.6, 0.3, 0.2, 0.7, 0.1])
+    table = pd.DataFrame(
+        {
+            "image_id": [f"{k}.png" for k in range(6)],
+            "case": ["1", "1", "1", "1", "2", ""],
+            "magnification": ["40X", "40X", "40X", "400X", "40X", "40X"],
+            "label": ["malignant", "malignant", "malignant", "malignant", "benign", "benign"],
+            "prob_benign": 1 - positive,
+            "prob_malignant": positive,
+        }
+    )
+    fused = ensemble.by_case(cube({"m": validate(table)}))
+    assert fused.probs[0, :, 1] == pytest.approx([0.4, 0.4, 0.4, 0.4, 0.7, 0.1])
+    assert fused.probs.sum(axis=2) == pytest.approx(1)
+    again = ensemble.by_case(fused)
+    assert again.probs == pytest.approx(fused.probs)
+    first, _, _ = ensemble_predictions({"m": validate(table)}, "mean", per_case=True)
+    assert first["prob_malignant"].to_numpy() == pytest.approx(fused.probs[0, :, 1])
+
+
+def test_by_case_keeps_the_folds_of_a_cross_validation_apart():
+    table = member_tables(1, folds=2)["m0"]
+    table["case"] = "14-1"
+    fused = ensemble.by_case(cube({"m": table}))
+    for fold in (0, 1):
+        rows = (table["fold"] == fold).to_numpy()
+        assert np.ptp(fused.probs[0, rows, 1]) == pytest.approx(0, abs=1e-12)
+    assert np.ptp(fused.probs[0, :, 1]) > 0

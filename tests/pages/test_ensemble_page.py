@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from dashboard import ensemble_panels, ensemble_view
+from dashboard import ensemble_choice, ensemble_view, ensemble_views
 from dashboard.ensemble_view import OWN, Choice
 from engine.analysis import ensemble, subsets
+from engine.errors import EnsembleError
+from engine.runs import ensembles
+from engine.runs import folder as run_folder
 from engine.runs.folder import locate, run_folders
 
 
@@ -95,13 +100,13 @@ def test_the_search_finds_what_the_engine_ranks_first(three):
     assert found.score[0] == direct.score[0]
     assert set(found.members(0)) == set(direct.members(0))
     choice = Choice(found.members(0), found.methods[int(found.method[0])])
-    assert ensemble_panels.rank_of(found, choice) == 1
-    assert ensemble_panels.rank_of(found, Choice(choice.members, "geometric")) is None
+    assert ensemble_views.rank_of(found, choice) == 1
+    assert ensemble_views.rank_of(found, Choice(choice.members, "geometric")) is None
 
 
 # --- the page ------------------------------------------------------------------------------------------
 def ticked(at) -> set[str]:
-    start = f"{ensemble_panels.KEY}_tick_"
+    start = f"{ensemble_choice.KEY}_tick_"
     return {box.key.removeprefix(start) for box in at.checkbox if box.key.startswith(start) and box.value}
 
 
@@ -115,15 +120,18 @@ def test_without_runs_the_page_teaches(app, said):
     assert "nothing to combine" in said(at)
 
 
-def test_the_link_restores_members_method_and_split(app, said, three):
+def test_the_link_restores_members_method_and_ties_and_keeps_test_covered(app, said, three):
     ids = ids_of(three)
     at = app("ensemble", members=f"{ids[0]},{ids[2]}", method="vote", split="test", ties="lowest-label")
     assert not at.exception
     assert ticked(at) == {ids[0], ids[2]}
-    found = ensemble_view.answer(Choice((ids[0], ids[2]), "vote", (), "lowest-label"), "test")
+    choice = Choice((ids[0], ids[2]), "vote", (), "lowest-label")
+    found = ensemble_view.answer(choice, "val")
     text = said(at)
-    assert f"{found.scores['balanced_accuracy'].value:.3f}" in headline(text)
-    assert "looking at test" in text
+    assert f"{found.scores['auroc'].value:.3f}" in headline(text)
+    assert "Validation, n = " in text
+    assert "Test, n = " not in text
+    assert "Test is covered" in text
     assert "lowest label" in text
 
 
@@ -139,7 +147,7 @@ def test_every_tick_changes_the_headline_and_undo_brings_it_back(app, said, thre
     ids = ids_of(three)
     at = app("ensemble", members=",".join(ids))
     before = headline(said(at))
-    at.checkbox(key=f"{ensemble_panels.KEY}_tick_{ids[0]}").uncheck().run()
+    at.checkbox(key=f"{ensemble_choice.KEY}_tick_{ids[0]}").uncheck().run()
     assert ticked(at) == set(ids[1:])
     expected = ensemble_view.answer(Choice(ids[1:]), "val").scores["accuracy"].value
     assert f"{expected:.3f}" in headline(said(at))
@@ -229,26 +237,132 @@ def test_lock_and_reveal_records_what_was_tried_and_then_shows_test(app, said, t
     ids = ids_of(three)
     at = app("ensemble", members=",".join(ids))
     assert "Locked" not in said(at)
-    at.checkbox(key=f"{ensemble_panels.KEY}_tick_{ids[0]}").uncheck().run()
+    at.number_input(key="ens_size").set_value(2).run()
+    at.button(key="ens_best").click().run()
     next(button for button in at.button if button.label == "Lock and reveal test").click().run()
     assert not at.exception
     saved = next(folder for folder in run_folders(runs_dir) if folder.config().kind == "ensemble")
     details = saved.config().details
-    assert (details["chosen_on"], details["locked"], details["tried"]) == ("val", True, 2)
-    score = ensemble_view.answer(Choice(ids[1:]), "test").scores["balanced_accuracy"].value
+    record = details["selection"]
+    assert details["locked"] is True
+    assert (record["chosen_on"], record["subsets"], record["looked_at"]) == ("val", 14, 2)
+    assert set(record["candidates"]) == set(ids)
+    assert record["locked_by"]
+    choice = Choice(tuple(details["members"]), details["method"])
+    score = ensemble_view.answer(choice, "test").scores["balanced_accuracy"].value
     text = said(at)
     assert f"Balanced accuracy on test {score:.3f}" in text
-    assert "after 2 choices" in text
+    assert f"{score:.3f}" in headline(text)
+    assert "14 combinations of 3 runs searched by mean and vote and 2 looked at" in text
+    assert at.session_state["ens_split"] == "test"
+    other = next(one for one in ids if one not in details["members"])
+    at.checkbox(key=f"{ensemble_choice.KEY}_tick_{other}").check().run()
+    assert at.session_state["ens_split"] == "val"  # another choice: test is covered again
+    assert "Balanced accuracy on test" not in said(at)
 
 
 @pytest.mark.slow
-def test_a_tick_made_while_looking_at_test_is_recorded(app, three, runs_dir):
+def test_members_with_test_only_are_shown_with_the_red_warning(app, said, three):
+    for folder in three[:2]:
+        folder.predictions_file("val").unlink()
+    at = app("ensemble", members=f"{three[0].id},{three[1].id}")
+    assert not at.exception
+    assert "whatever is chosen here is chosen on test" in said(at)
+    assert not [button for button in at.button if button.label == "Lock and reveal test"]
+
+
+@pytest.mark.slow
+def test_undo_brings_back_method_and_weights_with_the_members(app, three):
     ids = ids_of(three)
-    at = app("ensemble", members=",".join(ids), split="test")
-    at.checkbox(key=f"{ensemble_panels.KEY}_tick_{ids[0]}").uncheck().run()
-    next(button for button in at.button if button.label == "Save").click().run()
-    saved = next(folder for folder in run_folders(runs_dir) if folder.config().kind == "ensemble")
-    assert saved.config().details["chosen_on"] == "test"
+    at = app("ensemble", members=",".join(ids), method="vote")
+    at.button(key="ens_greedy").click().run()
+    assert at.session_state["ens_method"] == "mean"
+    assert at.session_state["ens_own_weights"] is True
+    at.button(key="ens_undo").click().run()
+    assert at.session_state["ens_method"] == "vote"
+    assert at.session_state["ens_own_weights"] is False
+    assert ticked(at) == set(ids)
+
+
+@pytest.mark.slow
+def test_the_switches_are_in_the_link_and_tta_offers_to_compute_what_lacks(app, said, three):
+    ids = ids_of(three)
+    at = app("ensemble", members=",".join(ids), per_case="1")
+    assert not at.exception
+    expected = ensemble_view.answer(Choice(ids, per_case=True), "val").scores["prr"].value
+    assert f"{expected:.3f}" in headline(said(at))
+    at = app("ensemble", members=",".join(ids), tta="1")
+    assert not at.exception
+    assert "not predicted with test-time augmentation" in said(at)
+    assert at.button(key="ens_queue_tta")
+
+
+def test_augmented_predictions_are_what_is_combined_when_the_switch_is_on(three, runs_dir):
+    import fabricate
+
+    made = {}
+    for folder in three[:2]:
+        config = folder.config().changed(kind="tta", details={"members": [folder.id]})
+        own = run_folder.create(runs_dir, config, "tta", manifest=folder.manifest())
+        table = folder.predictions("val")
+        own.write_predictions("val", fabricate.predictions(table, seed=77, skill=2.0))
+        made[folder.id] = own.id
+    ids = ids_of(three[:2])
+    assert ensemble_view.resolved(Choice(ids, tta=True)).members == tuple(made[one] for one in ids)
+    assert not set(made.values()) & {
+        one.id for one in ensemble_view.candidates(run_folder.summaries(runs_dir))
+    }
+    with pytest.raises(EnsembleError, match="test-time augmentation"):
+        ensemble_view.resolved(Choice(ids_of(three), tta=True))
+
+
+def test_compatibility_is_judged_per_scored_image(three):
+    first, second, third = three
+    choice = Choice((first.id,))
+    assert ensemble_view.fit_problem(second.id, choice, "val") == ("", False)
+    table = third.predictions("val")
+    third.write_predictions("val", table.assign(image_id="x" + table["image_id"]))
+    assert ensemble_view.fit_problem(third.id, choice, "val") == (
+        "shares no validation image with the choice",
+        True,
+    )
+    manifest = second.manifest().table
+    scored = first.predictions("val")["image_id"]
+    manifest["split"] = np.where(manifest["image_id"].isin(scored.iloc[:4]), "train", manifest["split"])
+    manifest.to_csv(second.path / "manifest.csv", index=False)
+    config = second.path / "config.json"
+    config.write_text(config.read_text() + " ")  # the stamp that the cache goes by
+    problem, refused = ensemble_view.fit_problem(second.id, choice, "val")
+    assert "trained on 4 scored images" in problem
+    assert "saw" in problem
+    assert not refused
+
+
+def test_size_and_latency_are_those_of_weights_and_measurement(three, runs_dir):
+    summaries = {one.id: one for one in run_folder.summaries(runs_dir)}
+    assert ensemble_view.cost(three[0].id, summaries).text == ""
+    three[0].best.write_bytes(b"0" * 13_000_000)
+    status = three[0].status()
+    three[0].write_status(replace(status, numbers={**status.numbers, "predict_ms_per_image": 12.4}))
+    summaries = {one.id: one for one in run_folder.summaries(runs_dir)}
+    assert ensemble_view.cost(three[0].id, summaries).text == "13 MB · 12 ms/image"
+
+
+def test_a_deleted_member_of_an_ensemble_is_said_and_its_predictions_still_shown(app, said, three, runs_dir):
+    saved = ensembles.save_ensemble(three[:2], "mean", "two of them", runs_dir)
+    run_folder.delete(three[0])
+    at = app("ensemble", members=saved.id)
+    assert not at.exception
+    assert "A member of two of them was deleted" in said(at)
+    score = ensemble_view.single_score(saved.id, "val")
+    assert f"{score:.3f}" in headline(said(at))
+
+
+def test_a_clicked_point_is_its_rank():
+    assert ensemble_views.clicked_rank({"selection": {"points": [{"customdata": [7, "a, b"]}]}}) == 7
+    assert ensemble_views.clicked_rank({"selection": {"points": [{"customdata": {"0": 3}}]}}) == 3
+    assert ensemble_views.clicked_rank({"selection": {"points": []}}) is None
+    assert ensemble_views.clicked_rank(None) is None
 
 
 def test_members_without_common_images_are_refused_with_the_reason(app, said, three):
