@@ -25,6 +25,7 @@ PAGES = {
     "runs": ("Runs", "list_alt", "Training"),
     "run": ("Run", "monitoring", ""),
     "compare": ("Compare", "compare_arrows", "Results"),
+    "image": ("Image", "image", ""),
     "ensemble": ("Ensemble", "hub", "Results"),
     "explain": ("Explain", "blur_on", "Results"),
     "predict": ("Predict", "biotech", "Results"),

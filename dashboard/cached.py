@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import batch_preview, forecast, places
-from engine.analysis import intervals
+from dashboard import batch_preview, places
+from engine.analysis import intervals, review
 from engine.data import datasets, hashing, thumbnails
 from engine.data.breakhis import Inventory
 from engine.data.files import Progress
@@ -27,7 +27,6 @@ from engine.runs.folder import RunFolder, Summary
 
 # A cached value is shared with nobody: st.cache_data hands out copies.
 ENTRIES = 32
-PAST_RUNS = 30
 
 
 # --- data sets -----------------------------------------------------------------------------------------
@@ -181,36 +180,6 @@ def _metrics(path: str, stamp: tuple) -> pd.DataFrame:
     return RunFolder(Path(path)).metrics()
 
 
-def past_runs() -> list[forecast.Past]:
-    """What the newest finished runs took; runs without a manifest do not count."""
-    done = [
-        summary.id
-        for summary in summaries()
-        if summary.state == run_folder.COMPLETED and summary.config.kind == "train"
-    ]
-    return _past_runs(str(places.runs_folder()), tuple(done[:PAST_RUNS]))
-
-
-@st.cache_data(max_entries=4, show_spinner=False)
-def _past_runs(runs: str, ids: tuple[str, ...]) -> list[forecast.Past]:
-    found = []
-    for run_id in ids:
-        folder = RunFolder(Path(runs) / run_id)
-        try:
-            status, sides = folder.status(), folder.manifest().table["split"]
-        except (EngineError, KeyError):
-            continue
-        total = (status.ended_at or 0.0) - (status.started_at or 0.0)
-        numbers = status.numbers
-        memory = float(
-            numbers.get("gpu_memory_mb") or numbers.get("ram_mb") or numbers.get("memory_mb") or 0.0
-        )
-        record = forecast.past(folder.name, folder.config(), folder.metrics(), sides, total, memory)
-        if record is not None:
-            found.append(record)
-    return found
-
-
 def manifest_of(run_id: str) -> Manifest:
     """The images of a run with their split.
 
@@ -238,6 +207,21 @@ def estimates(
 @st.cache_data(max_entries=128, show_spinner=False)
 def _estimates(path: str, split_name: str, stamp: tuple, names: tuple[str, ...], by: str | None, draws: int):
     return intervals.estimate_table(_predictions(path, split_name, stamp), names, by=by, draws=draws)
+
+
+def marks() -> pd.DataFrame:
+    """What people remarked on images (`engine.analysis.review.marks`)."""
+    return _marks(str(places.runs_folder()), marks_stamp())
+
+
+def marks_stamp() -> tuple[int, int]:
+    """Time and size of the file of marks: what depends on them is keyed by it."""
+    return _file_stamp(places.runs_folder() / review.FILE)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _marks(runs: str, stamp: tuple) -> pd.DataFrame:
+    return review.marks(Path(runs))
 
 
 # --- models --------------------------------------------------------------------------------------------

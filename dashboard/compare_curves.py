@@ -1,22 +1,23 @@
-"""The curves of the compare page: learning, ROC and precision-recall, calibration, referral."""
+"""The curves of the compare page: ROC and precision-recall, threshold, calibration, risk-coverage, learning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import cached, compare_view, widgets
 from dashboard.compare_view import Line, View
-from engine.analysis import curves, intervals, metrics
+from engine.analysis import curves, intervals, metrics, operating
 from engine.analysis.intervals import Resample
 from engine.analysis.metrics import Outcome
 from engine.errors import EngineError
 from engine.report import figures
 
-KINDS = ("ROC", "Calibration", "Referral", "Learning")
-BANDS_UP_TO = 3  # more bands than this hide each other
+KINDS = ("ROC", "Threshold", "Calibration", "Risk-coverage", "Learning")
+BANDS_UP_TO = 3  # more bands than this hide each other: then only the reference (or the first) has one
 
 
 def draw(view: View, lines: Sequence[Line], kind: str) -> None:
@@ -28,7 +29,12 @@ def draw(view: View, lines: Sequence[Line], kind: str) -> None:
     labels = next(iter(outcomes.values())).classes
     if len(labels) > 2:
         st.caption(f"Drawn for {labels[-1]} against the rest.")
-    {"ROC": _discrimination, "Calibration": _calibration, "Referral": _referral}[kind](view, lines, outcomes)
+    if kind == "Threshold":
+        _threshold(view, lines)
+        return
+    {"ROC": _discrimination, "Calibration": _calibration, "Risk-coverage": _referral}[kind](
+        view, lines, outcomes
+    )
 
 
 def _outcomes(view: View) -> dict[str, Outcome]:
@@ -52,11 +58,17 @@ def _pair(first, second, captions: Sequence[str], alts: Sequence[str], keys: Seq
 def _discrimination(view: View, lines: Sequence[Line], outcomes: dict[str, Outcome]) -> None:
     first = outcomes[lines[0].id]
     positive = _positive(first)
-    bands = _bands(view) if len(lines) <= BANDS_UP_TO else {}
-    rocs, precisions = [], []
+    banded = view.ids if len(lines) <= BANDS_UP_TO else (view.reference or view.ids[0],)
+    bands = _bands(view, tuple(banded))
+    rocs, precisions, points = [], [], []
     for line in lines:
         own = outcomes[line.id]
         area, precision = metrics.value("auroc", own), metrics.value("average_precision", own)
+        if positive is None:
+            at = {name: metrics.value(name, own) for name in ("sensitivity", "specificity", "ppv")}
+            points.append(
+                figures.Point(line.label, line.colour, 1 - at["specificity"], at["sensitivity"], at["ppv"])
+            )
         rocs.append(
             figures.Line(
                 line.id, f"{line.label} · {widgets.number(area)}", curves.roc(own, positive), line.colour,
@@ -70,12 +82,13 @@ def _discrimination(view: View, lines: Sequence[Line], outcomes: dict[str, Outco
             )
         )  # fmt: skip
     share = float((first.true == len(first.classes) - 1).mean())
-    band = " Bands: 95% over draws of cases, pointwise." if bands else ""
+    whose = "" if len(banded) == len(lines) else " of " + next(one.label for one in lines if one.id in banded)
+    band = f" Band{whose}: 95% over draws of cases, pointwise. Rings: operating points."
     n = f"n = {widgets.counted(len(first), 'image')}, {widgets.counted(first.n_cases, 'case')}."
     dark = widgets.is_dark()
     _pair(
-        figures.roc(rocs, dark=dark),
-        figures.precision_recall(precisions, share, dark=dark),
+        figures.roc(rocs, points, dark=dark),
+        figures.precision_recall(precisions, share, points, dark=dark),
         (f"ROC with its area. {n}{band}", f"Precision-recall with average precision. Dotted: share of malignant images.{band}"),
         (
             "ROC curves: " + "; ".join(one.label for one in rocs),
@@ -85,19 +98,45 @@ def _discrimination(view: View, lines: Sequence[Line], outcomes: dict[str, Outco
     )  # fmt: skip
 
 
-def _bands(view: View) -> dict[tuple[str, str], pd.DataFrame]:
-    return _curve_bands(view, compare_view.stamps(view.ids, view.split))
+def _bands(view: View, ids: tuple[str, ...]) -> dict[tuple[str, str], pd.DataFrame]:
+    # neither the operating point nor what the table shows moves a curve
+    plain = replace(view, names=(), reference="", thresholds=(), by="magnification")
+    return _curve_bands(plain, ids, compare_view.key_of(view))
 
 
 @st.cache_resource(max_entries=16, show_spinner="Drawing cases for the bands ...")
-def _curve_bands(view: View, key: tuple) -> dict[tuple[str, str], pd.DataFrame]:
+def _curve_bands(view: View, ids: tuple[str, ...], key: tuple) -> dict[tuple[str, str], pd.DataFrame]:
     outcomes = _outcomes(view)
-    sample: Resample = intervals.resample(next(iter(outcomes.values())))
+    sample: Resample = intervals.resample(outcomes[ids[0]])
     return {
-        (run_id, kind): curves.curve_band(kind, own, sample, _positive(own))
-        for run_id, own in outcomes.items()
+        (run_id, kind): curves.curve_band(kind, outcomes[run_id], sample, _positive(outcomes[run_id]))
+        for run_id in ids
         for kind in ("roc", "precision_recall")
     }
+
+
+def _threshold(view: View, lines: Sequence[Line]) -> None:
+    """Sensitivity and specificity by threshold, with every entry's operating point."""
+    images, thresholds = compare_view.aligned(view), compare_view.thresholds_of(view)
+    if len(images.classes) != 2:
+        st.info("A threshold needs two classes.", icon=":material/help:")
+        return
+    tables = {line.id: operating.threshold_table(images.tables[line.id]) for line in lines}
+    pairs = [
+        [figures.Line(line.id, line.label, tables[line.id], line.colour) for line in lines] for _ in range(2)
+    ]
+    marks = [(line.colour, thresholds[line.id] or 0.5) for line in lines]
+    dark = widgets.is_dark()
+    _pair(
+        figures.by_threshold(pairs[0], "sensitivity", "Sensitivity", marks, dark=dark),
+        figures.by_threshold(pairs[1], "specificity", "Specificity", marks, dark=dark),
+        (
+            "Sensitivity by threshold. Vertical lines: the operating points in use, the same for table and matrices.",
+            "Specificity by threshold. Choose the operating point on validation: Images, then Validation.",
+        ),
+        ("Sensitivity by threshold of the entries.", "Specificity by threshold of the entries."),
+        ("curve_sensitivity", "curve_specificity"),
+    )
 
 
 def _calibration(view: View, lines: Sequence[Line], outcomes: dict[str, Outcome]) -> None:
@@ -136,7 +175,8 @@ def _referral(view: View, lines: Sequence[Line], outcomes: dict[str, Outcome]) -
     ]
     widgets.show_figure(
         figures.risk_coverage(found, dark=widgets.is_dark()),
-        "Error rate when each model judges only the images it is surest of and refers the rest.",
+        "Error rate (risk) when each model judges only the images it is surest of and refers the rest. At coverage 1 it "
+        "is the error rate on all images.",
         "Risk against coverage of the entries.",
         "curve_risk",
         height=460,

@@ -1,4 +1,4 @@
-"""What the compare page knows: its view as a record, cached comparisons, the score table, what a click means.
+"""What the compare page knows: its view as a record, cached comparisons, and which images a click means.
 
 Pure functions first: AppTest cannot click a chart, so everything behind a click is tested here.
 """
@@ -9,17 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import cached, places, widgets
-from engine.analysis import comparison, curves, metrics
-from engine.analysis.comparison import Aligned, Comparison, Entry, PairedDifference
-from engine.analysis.intervals import Estimate
+from dashboard import cached, places, selection, widgets
+from engine.analysis import comparison, metrics, operating, review
+from engine.analysis.comparison import Aligned, Comparison, Entry
+from engine.analysis.operating import Rule
 from engine.data.manifest import order_magnifications
-from engine.errors import EngineError
+from engine.errors import EngineError, PredictionsError
+from engine.runs.config import reproducibility
 from engine.runs.folder import RunFolder, Summary
+from engine.runs.results import cost_of
 
+SPLITS = {"test": "Test", "val": "Validation"}
 MODES = {"counts": "Counts", "percent": "Row %", "difference": "Difference"}
 # bucket of engine.analysis.comparison -> (words, whether it is about one entry)
 BUCKETS = {
@@ -30,9 +34,28 @@ BUCKETS = {
     "confident-wrong": (f"Confident and wrong (from {comparison.CONFIDENT:.2f})", True),
     "unsure-right": (f"Unsure and right (below {comparison.UNSURE:.2f})", True),
     "wrong": ("Wrong", True),
+    "marked": ("Marked by a person", False),
+    "every": ("Every image", False),
 }
+OF_SEVERAL = ("disagree", "only-wrong", "only-right")  # need a second entry
+# What a link to a view (and to one of its images) holds.
+PARAMS = (
+    "runs", "split", "mag", "threshold", "ref", "without", "by", "mode", "cell", "bucket", "whose", "case",
+)  # fmt: skip
 MOST_RUNS = 16
 LOOKED_UP = 10  # manifests of other runs in which an import's images are looked up
+
+
+@dataclass(frozen=True)
+class Line:
+    """An entry as tables, matrices and curves show it."""
+
+    id: str
+    label: str
+    colour: str
+    leaks: bool
+    notes: tuple[str, ...] = ()
+    """What is said small below the name: the cost of an evaluation, a mode that promises less."""
 
 
 # --- pure: what a click opens --------------------------------------------------------------------------
@@ -59,16 +82,22 @@ def parse_cell(text: str, entries: Sequence[str], classes: Sequence[str]) -> Cel
     return Cell(*parts)
 
 
-def clicked_cell(event: object) -> Cell | None:
-    """The cell that a Plotly selection event names in its custom data; None when nothing is selected."""
+def clicked(event: object) -> list[str]:
+    """The custom data of the first point that a Plotly selection event names; empty when nothing is selected."""
     points = ((event or {}).get("selection") or {}).get("points") or []  # type: ignore[attr-defined]
     for point in points:
         data = point.get("customdata") or []
         if isinstance(data, Mapping):  # Streamlit sends arrays as {"0": ..., "1": ...} in some versions
             data = [data[key] for key in sorted(data, key=int)]
-        if len(data) >= 4:
-            return Cell(*(str(value) for value in data[:4]))
-    return None
+        if len(data):
+            return [str(value) for value in data]
+    return []
+
+
+def clicked_cell(event: object) -> Cell | None:
+    """The cell of a matrix that was clicked."""
+    data = clicked(event)
+    return Cell(*data[:4]) if len(data) >= 4 else None
 
 
 def cell_images(opinions: pd.DataFrame, cell: Cell, by: str, against: str | None = None) -> pd.DataFrame:
@@ -84,9 +113,12 @@ def cell_images(opinions: pd.DataFrame, cell: Cell, by: str, against: str | None
     return opinions.loc[changed.sort_values()]
 
 
-def cell_sentence(cell: Cell, labels: Mapping[str, str], n: int, against: str | None = None) -> str:
+def cell_sentence(
+    cell: Cell, labels: Mapping[str, str], n: int, against: str | None = None, by: str = "magnification"
+) -> str:
     """What the gallery shows, in words."""
-    where = "" if cell.part == "all" else f" at {cell.part}"
+    words = {"magnification": "at ", "subtype": "of subtype ", "fold": "in fold "}.get(by, "")
+    where = "" if cell.part == "all" else f" {words}{cell.part}"
     images = widgets.counted(n, "image")
     if against and against != cell.entry:
         return (
@@ -96,271 +128,103 @@ def cell_sentence(cell: Cell, labels: Mapping[str, str], n: int, against: str | 
     return f"{images}{where}, truly {cell.true}, called {cell.guess} by {labels[cell.entry]}"
 
 
-# --- pure: the score table -----------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Line:
-    """An entry as the score table shows it."""
+class Asked:
+    """Which images a view lists: those of a cell, of a patient, or of a bucket (in this order of precedence)."""
 
-    id: str
-    label: str
-    colour: str
-    leaks: bool
-
-
-def sorted_lines(lines: Sequence[Line], table: Comparison, score: str) -> list[Line]:
-    """Best first by a score; the order of choosing where no score is named. Undefined comes last."""
-    if score not in metrics.SCORES:
-        return list(lines)
-    sign = -1 if metrics.SCORES[score].higher_is_better else 1
-    values = {entry.id: entry.scores[score].value for entry in table.entries if score in entry.scores}
-
-    def order(line: Line) -> tuple[bool, float]:
-        value = values.get(line.id, float("nan"))
-        return (value != value, 0.0 if value != value else sign * value)
-
-    return sorted(lines, key=order)
+    cell: Cell | None = None
+    case: str = ""
+    bucket: str = "all-wrong"
+    whose: str = ""
+    by: str = "magnification"
+    against: str = ""
 
 
-def score_table_html(
-    table: Comparison, lines: Sequence[Line], names: Sequence[str], reference: str = ""
-) -> str:
-    """The scores with their intervals, a row per entry, the majority baseline last.
+def listed(
+    opinions: pd.DataFrame, asked: Asked, labels: Mapping[str, str], marked: set[str] | None = None
+) -> tuple[pd.DataFrame, str]:
+    """(rows of `opinions`, surest first, a sentence that says which they are).
 
-    With a reference, each row also says its paired difference to it.
+    Args:
+        asked: `whose` must be an entry of `opinions`. marked: images that carry a mark.
     """
-    results = {entry.id: entry for entry in table.entries}
-    gaps = {(gap.id, gap.score): gap for gap in table.differences if gap.reference == reference}
-    best = {name: _best(table, name) for name in names}
-    head = "".join(
-        f'<th scope="col" title="{widgets.plain(metrics.SCORES[name].help)}">{widgets.plain(metrics.SCORES[name].title)}</th>'
-        for name in names
+    if asked.cell is not None:
+        rows = cell_images(opinions, asked.cell, asked.by, asked.against or None)
+        sentence = cell_sentence(asked.cell, labels, len(rows), asked.against or None, asked.by)
+        order = asked.cell.entry
+    elif asked.case:
+        rows, order = opinions[opinions["case"] == asked.case], asked.whose
+        sentence = f"{widgets.counted(len(rows), 'image')} of patient {asked.case}"
+    else:
+        order = asked.whose
+        if asked.bucket in ("every", "marked"):
+            keep = opinions["image_id"].isin(marked or set()) | (asked.bucket == "every")
+            rows = opinions[keep]
+        else:
+            rows = comparison.select_images(opinions, entry=asked.whose, bucket=asked.bucket)
+        words, of_one = BUCKETS[asked.bucket]
+        about = f" ({labels[asked.whose]})" if of_one else ""
+        sentence = f"{widgets.counted(len(rows), 'image')}: {words.lower()}{about}"
+    return rows.sort_values(f"confidence_{order}", ascending=False, kind="stable"), sentence
+
+
+def asked_from_url(ids: Sequence[str], classes: Sequence[str]) -> Asked:
+    """What the link asks for; what makes no sense in this view is left out."""
+    whose = selection.read("whose")
+    known = [name for name in BUCKETS if len(ids) > 1 or name not in OF_SEVERAL]
+    bucket, reference = selection.read("bucket"), selection.read("ref")
+    base = reference if reference in ids else ids[0]
+    return Asked(
+        parse_cell(selection.read("cell"), ids, classes),
+        selection.read("case"),
+        bucket if bucket in known else "all-wrong" if len(ids) > 1 else "wrong",
+        whose if whose in ids else ids[0],
+        selection.read("by", "magnification"),
+        base if selection.read("mode") == "difference" and len(ids) > 1 else "",
     )
-    rows = []
-    for line in lines:
-        entry = results[line.id]
-        cells = "".join(
-            _score_cell(entry.scores[name], gaps.get((line.id, name)), entry.scores[name].value == best[name])
-            for name in names
-        )
-        mark = " bh-reference" if line.id == reference else ""
-        rows.append(
-            f'<tr class="{mark}"><th scope="row">{_name_html(line, line.id == reference)}</th>{cells}</tr>'
-        )
-    base = "".join(f"<td><span>{widgets.number(table.baseline.get(name))}</span></td>" for name in names)
-    rows.append(f'<tr class="bh-base"><th scope="row">Always the larger class</th>{base}</tr>')
-    return (
-        f'<div class="bh-scroll"><table class="bh-scores"><thead><tr><th scope="col">Entry</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{_TABLE_STYLE}"
-    )
-
-
-def _best(table: Comparison, name: str) -> float | None:
-    values = [
-        entry.scores[name].value
-        for entry in table.entries
-        if entry.scores[name].value == entry.scores[name].value
-    ]
-    if len(table.entries) < 2 or not values:
-        return None
-    return max(values) if metrics.SCORES[name].higher_is_better else min(values)
-
-
-def _score_cell(estimate: Estimate, gap: PairedDifference | None, best: bool) -> str:
-    value = widgets.number(estimate.value)
-    known = estimate.low == estimate.low
-    interval = f"[{estimate.low:.3f}, {estimate.high:.3f}]" if known else "&nbsp;"
-    if estimate.value != estimate.value:
-        interval = "&nbsp;"
-    elif not known and estimate.method == "not computed yet":
-        interval = '<span class="bh-wait">interval …</span>'
-    title = widgets.plain("; ".join(part for part in (estimate.method, estimate.warning) if part))
-    flag = "<sup>!</sup>" if estimate.warning else ""
-    text = f'<span class="bh-value{" bh-best" if best else ""}">{value}</span><br><small>{interval}{flag}</small>'
-    if gap is not None:
-        text += f"<br>{_gap_html(gap)}"
-    return f'<td title="{title}">{text}</td>'
-
-
-def _gap_html(gap: PairedDifference) -> str:
-    """`Δ +0.021 p .310` and its interval; bold where the adjusted test and the interval both leave zero out."""
-    one = gap.estimate
-    if one.value != one.value:
-        return "<small>Δ n/a</small>"
-    low, high = _bounds(gap)
-    clear = low == low and (low > 0 or high < 0) and gap.p_holm < 0.05
-    interval = f"[{low:+.3f}, {high:+.3f}]" if low == low else "[n/a]"
-    p = (
-        "n/a"
-        if gap.p_holm != gap.p_holm
-        else "&lt; .001"
-        if gap.p_holm < 0.001
-        else f"{gap.p_holm:.3f}".lstrip("0")
-    )
-    test = gap.mcnemar
-    title = widgets.plain(
-        f"sign-flip over cases, Holm over {gap.comparisons}. Exact McNemar p = {test.p:.3g} "
-        f"({test.first_only} images only this one right, {test.second_only} only the reference; {test.label})"
-    )
-    weight = ' class="bh-clear"' if clear else ""
-    return f'<small{weight} title="{title}">Δ {one.value:+.3f} p {p}<br>{interval}</small>'
-
-
-def _bounds(gap: PairedDifference) -> tuple[float, float]:
-    """The interval of a difference, no wider than the score allows: bootstrap-t of few cases may run to infinity."""
-    low, high = metrics.score_of(gap.score).range
-    reach = high - low
-    return max(gap.estimate.low, -reach), min(gap.estimate.high, reach)
-
-
-def _name_html(line: Line, reference: bool) -> str:
-    leak = (
-        f' <span class="bh-leakmark" title="Leaks patients">{widgets.icon("warning")} leaks</span>'
-        if line.leaks
-        else ""
-    )
-    note = '<br><small class="bh-muted">reference</small>' if reference else ""
-    return f'<span class="bh-dot" style="background:{line.colour}"></span> {widgets.plain(line.label)}{leak}{note}'
-
-
-_TABLE_STYLE = """<style>
-.bh-scroll{overflow-x:auto}
-.bh-scores{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.9rem}
-.bh-scores th,.bh-scores td{padding:.32rem .4rem;text-align:right;vertical-align:top;border:0;
- border-bottom:1px solid color-mix(in srgb,currentColor 12%,transparent);line-height:1.3;white-space:nowrap}
-.bh-scores thead th{font-weight:550;font-size:.78rem;opacity:.75;white-space:normal;vertical-align:bottom;cursor:help}
-.bh-scores th:first-child{text-align:left;font-weight:550;white-space:normal;min-width:7rem}
-.bh-scores small{font-size:.73rem;opacity:.75}.bh-scores .bh-best{font-weight:700}
-.bh-scores .bh-clear{font-weight:700;opacity:1}
-.bh-scores .bh-base td,.bh-scores .bh-base th{opacity:.72;font-weight:400}
-.bh-scores .bh-reference{background:color-mix(in srgb,currentColor 5%,transparent)}
-.bh-scores .bh-wait{opacity:.5}.bh-scores sup{color:#A06A00}
-.bh-leakmark{color:var(--st-red-color,#B3261E);font-size:.8rem;font-weight:600;white-space:nowrap}
-</style>"""
-
-
-def score_csv(table: Comparison, lines: Sequence[Line], names: Sequence[str]) -> pd.DataFrame:
-    """The score table for a spreadsheet: one row per entry and score, unrounded."""
-    rows = []
-    labels = {line.id: line.label for line in lines}
-    gaps = {(gap.id, gap.score): gap for gap in table.differences}
-    for entry in table.entries:
-        for name in names:
-            one = entry.scores[name]
-            gap = gaps.get((entry.id, name))
-            rows.append(
-                {
-                    "run": entry.id,
-                    "name": labels.get(entry.id, entry.name),
-                    "score": name,
-                    "value": one.value,
-                    "low": one.low,
-                    "high": one.high,
-                    "level": one.level,
-                    "interval": one.method,
-                    "warning": one.warning,
-                    "images": entry.n,
-                    "cases": entry.n_cases,
-                    "baseline": table.baseline.get(name),
-                    "reference": gap.reference if gap else "",
-                    "difference": gap.estimate.value if gap else None,
-                    "difference_low": _bounds(gap)[0] if gap else None,
-                    "difference_high": _bounds(gap)[1] if gap else None,
-                    "p_holm": gap.p_holm if gap else None,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def score_latex(table: Comparison, lines: Sequence[Line], names: Sequence[str]) -> str:
-    """The score table for a paper: booktabs, value with its interval."""
-    results = {entry.id: entry for entry in table.entries}
-    titles = " & ".join(["Entry", *(_tex(metrics.SCORES[name].title) for name in names)])
-    rows = [
-        " & ".join([_tex(line.label), *(_tex(results[line.id].scores[name].short) for name in names)])
-        + r" \\"
-        for line in lines
-    ]
-    base = " & ".join(
-        ["Always the larger class", *(widgets.number(table.baseline.get(name)) for name in names)]
-    )
-    note = f"n = {table.n_images} images, {table.n_cases} cases; 95\\% intervals: {_tex(table.entries[0].scores[names[0]].method)}."
-    body = "\n".join(rows)
-    return (
-        f"% {note}\n\\begin{{tabular}}{{l{'r' * len(names)}}}\n\\toprule\n{titles} \\\\\n\\midrule\n{body}\n"
-        f"\\midrule\n{base} \\\\\n\\bottomrule\n\\end{{tabular}}\n"
-    )
-
-
-def _tex(text: str) -> str:
-    """Text with LaTeX's signs escaped."""
-    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(signs.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
 
 
 # --- operating point -----------------------------------------------------------------------------------
-RULES = {
-    "argmax": "where it is the most probable class",
-    "fixed": "from one threshold on",
-    "youden": "by Youden's index on validation",
-    "sensitivity": "so that sensitivity on validation is at least",
-    "specificity": "so that specificity on validation is at least",
-}
-
-
-@dataclass(frozen=True)
-class Point:
-    """How the operating point is chosen. value: the threshold (fixed) or the bound (sensitivity, specificity)."""
-
-    rule: str = "argmax"
-    value: float = 0.0
-
-    @property
-    def text(self) -> str:
-        """As the URL has it: empty, `0.42`, `youden`, `sensitivity:0.95`."""
-        if self.rule == "argmax":
-            return ""
-        if self.rule == "fixed":
-            return f"{self.value:g}"
-        return self.rule if self.rule == "youden" else f"{self.rule}:{self.value:g}"
-
-
-def parse_point(text: str) -> Point:
-    """A point of the URL; the most probable class where it makes no sense."""
-    rule, _, bound = text.partition(":")
-    if rule == "youden":
-        return Point("youden")
+def rule_of(text: str) -> Rule:
+    """The operating point of a link; the most probable class where it makes no sense."""
     try:
-        value = float(bound or rule)
-    except ValueError:
-        return Point()
-    if rule in ("sensitivity", "specificity"):
-        return Point(rule, value) if 0.5 <= value <= 1 else Point()
-    return Point("fixed", value) if not bound and 0.01 <= value <= 0.99 else Point()
+        return operating.parse_rule(text)
+    except PredictionsError:
+        return Rule()
 
 
-def thresholds_at(ids: Sequence[str], point: Point) -> tuple[float | None, ...]:
+def thresholds_at(ids: Sequence[str], rule: Rule) -> tuple[float | None, ...]:
     """The threshold of every entry; those chosen on validation are the same whatever is looked at.
 
     Raises:
         RunError, PredictionsError: an entry without usable validation predictions.
     """
-    if point.rule == "argmax":
-        return tuple([None] * len(ids))
-    if point.rule == "fixed":
-        return tuple([point.value] * len(ids))
-    return tuple(_chosen(run_id, point, stamps([run_id], "val")) for run_id in ids)
+    if not rule.on_validation:
+        return tuple([operating.threshold_by(rule, None)] * len(ids))
+    return tuple(_chosen(run_id, rule, stamps([run_id], "val")) for run_id in ids)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def _chosen(run_id: str, point: Point, key: tuple) -> float:
-    table = RunFolder(Path(key[0]) / run_id).predictions("val")
-    return curves.operating_point(table, point.rule, point.value or 0.95).threshold
+def _chosen(run_id: str, rule: Rule, key: tuple) -> float | None:
+    folder = RunFolder(Path(key[0]) / run_id)
+    table = folder.predictions("val") if "val" in folder.predicted_splits() else None
+    try:
+        return operating.threshold_by(rule, table)
+    except PredictionsError as error:
+        raise PredictionsError(
+            f"{folder.name}: {error.message[0].lower()}{error.message[1:]}",
+            found=error.found,
+            remedy=error.remedy,
+        ) from error
 
 
 # --- cached --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class View:
-    """What is compared; the key of everything cached. thresholds: per id, None = most probable class."""
+    """What is compared; the key of everything cached.
+
+    thresholds: per id, None = most probable class. without: kinds of marks whose images are left out.
+    """
 
     ids: tuple[str, ...]
     split: str = "test"
@@ -369,6 +233,29 @@ class View:
     names: tuple[str, ...] = metrics.DEFAULT_SCORES
     reference: str = ""
     thresholds: tuple[float | None, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+def view_from_url(ids: Sequence[str]) -> View:
+    """The view that a link names, for pages that show a part of it (one image).
+
+    Raises:
+        RunError, PredictionsError: as `thresholds_at`.
+    """
+    split = selection.read("split", "test")
+    rule = rule_of(selection.read("threshold"))
+    return View(
+        tuple(ids),
+        split if split in SPLITS else "test",
+        selection.read("mag", "all"),
+        thresholds=thresholds_at(ids, rule),
+        without=kinds_from_url(),
+    )
+
+
+def kinds_from_url() -> tuple[str, ...]:
+    """Kinds of marks whose images the link leaves out."""
+    return tuple(kind for kind in selection.read_list("without") if kind in review.KINDS)
 
 
 def stamps(ids: Sequence[str], split: str) -> tuple:
@@ -378,14 +265,22 @@ def stamps(ids: Sequence[str], split: str) -> tuple:
     return (str(folder), *(cached._file_stamp(file) for file in files))
 
 
+def key_of(view: View) -> tuple:
+    """Everything on disk that decides what a view shows."""
+    marks = (cached.marks_stamp(),) if view.without else ()
+    return (*stamps(view.ids, view.split), *marks)
+
+
 def aligned(view: View) -> Aligned:
     """The entries on their common images, shared by all sessions: read, never changed.
 
     Raises:
-        RunError, PredictionsError: no predictions, or entries that cannot be compared.
+        RunError, PredictionsError: no predictions, entries that cannot be compared, or nothing left of them.
     """
     whole = _aligned(view.ids, view.split, stamps(view.ids, view.split))
-    return whole if view.magnification == "all" else _restricted(whole, view.magnification)
+    if view.magnification == "all" and not view.without:
+        return whole
+    return _restricted(view, key_of(view))
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -394,10 +289,31 @@ def _aligned(ids: tuple[str, ...], split: str, _key: tuple) -> Aligned:
     return comparison.align(tables)
 
 
-def _restricted(whole: Aligned, magnification: str) -> Aligned:
-    keep = (whole.frame["magnification"] == magnification).to_numpy()
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _restricted(view: View, _key: tuple) -> Aligned:
+    whole = _aligned(view.ids, view.split, stamps(view.ids, view.split))
+    keep = np.ones(len(whole), dtype=bool)
+    if view.magnification != "all":
+        keep &= (whole.frame["magnification"] == view.magnification).to_numpy()
+    if view.without:
+        left = review.without_marked(whole.frame[keep], cached.marks(), view.without).predictions
+        keep &= whole.frame["image_id"].isin(left["image_id"]).to_numpy()
+    if not keep.any():
+        raise PredictionsError(
+            "These entries have no image here",
+            found=f"magnification {view.magnification}",
+            remedy="Choose another magnification",
+        )
     tables = {name: table[keep].reset_index(drop=True) for name, table in whole.tables.items()}
     return replace(whole, tables=tables)
+
+
+def sensitivity(view: View) -> str:
+    """The sentence that must stand beside every figure of a view that leaves marked images out; else empty."""
+    if not view.without:
+        return ""
+    before = aligned(replace(view, without=()))
+    return review.without_marked(before.frame, cached.marks(), view.without).label
 
 
 def compare(view: View, with_intervals: bool) -> Comparison:
@@ -406,7 +322,7 @@ def compare(view: View, with_intervals: bool) -> Comparison:
     Raises:
         RunError, PredictionsError: as `aligned`.
     """
-    return _compare(view, with_intervals, stamps(view.ids, view.split))
+    return _compare(view, with_intervals, key_of(view))
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -433,7 +349,7 @@ def _ready() -> set:
 
 
 def is_ready(view: View) -> bool:
-    return (view, stamps(view.ids, view.split)) in _ready()
+    return (view, key_of(view)) in _ready()
 
 
 def thresholds_of(view: View) -> dict[str, float | None]:
@@ -442,12 +358,23 @@ def thresholds_of(view: View) -> dict[str, float | None]:
 
 def opinions(view: View) -> pd.DataFrame:
     """A row per image with every entry's prediction (engine.analysis.comparison.opinions)."""
-    return _opinions(replace(view, names=(), reference=""), stamps(view.ids, view.split))
+    return _opinions(replace(view, names=(), reference="", by="magnification"), key_of(view))
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _opinions(view: View, _key: tuple) -> pd.DataFrame:
     return comparison.opinions(aligned(view), thresholds_of(view))
+
+
+def seed_spread(view: View, ids: tuple[str, ...]) -> comparison.Spread:
+    """Seed spread and case spread of the view's first score over some of its entries."""
+    return _seed_spread(replace(view, reference=""), ids, key_of(view))
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _seed_spread(view: View, ids: tuple[str, ...], _key: tuple) -> comparison.Spread:
+    images = aligned(view)
+    return comparison.seed_spread({run_id: images.tables[run_id] for run_id in ids}, view.names[0])
 
 
 def image_paths(ids: Sequence[str]) -> dict[str, str]:
@@ -487,6 +414,34 @@ def _paths(path: str, _key: tuple) -> dict[str, str]:
 
 
 # --- small ---------------------------------------------------------------------------------------------
+def lines_of(summaries: Sequence[Summary], labels: Mapping[str, str]) -> list[Line]:
+    """The entries with the colour they have on every page."""
+    colours = widgets.run_colours()
+    return [
+        Line(
+            one.id,
+            labels[one.id],
+            colours.get(one.id, "#888888"),
+            one.audit.get("level") == "leak",
+            _notes(one),
+        )
+        for one in summaries
+    ]
+
+
+def _notes(summary: Summary) -> tuple[str, ...]:
+    """What evaluating an image costs with this entry, and that it is not exactly resumable."""
+    spent = cost_of(cached.run(summary.id))
+    fast = "fast mode: not exactly resumable" if reproducibility(summary.config) else ""
+    return tuple(filter(None, (str(spent) if spent else "", fast)))
+
+
+def link_params(**more: str) -> dict[str, str]:
+    """The parameters of this view that lead back to it, with more of them."""
+    own = {name: selection.read(name) for name in PARAMS}
+    return {name: value for name, value in {**own, **more}.items() if value}
+
+
 def default_ids(summaries: Sequence[Summary], split: str, most: int = 4) -> list[str]:
     """The newest run and the next ones that predicted images of the same test part."""
     chosen: list[str] = []

@@ -23,8 +23,8 @@ from dashboard import (
     tick_list,
     widgets,
 )
-from dashboard.compare_view import Point
 from dashboard.explain_view import BUCKETS, Filter, Judgement, Look
+from engine.analysis.operating import Rule
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError
 from engine.explain import methods, overlay
@@ -97,16 +97,16 @@ POINTS = {
 }
 
 
-def operating_point(classes: Sequence[str]) -> Point | None:
+def operating_point(classes: Sequence[str]) -> Rule | None:
     """From which probability on an image is called malignant: the parameter that the compare page has too."""
     if len(classes) != 2:
         return None
-    asked = compare_view.parse_point(selection.read("threshold"))
+    asked = compare_view.rule_of(selection.read("threshold"))
     options = dict(POINTS)
     if asked.text not in options:  # chosen on the compare page
-        options[asked.text] = f"{compare_view.RULES[asked.rule]} {asked.value:.2f}"
+        options[asked.text] = asked.words
     chosen = _pick("threshold", f"Called {classes[-1]} by", list(options), "", options)
-    return compare_view.parse_point(chosen) if chosen else None
+    return compare_view.rule_of(chosen) if chosen else None
 
 
 def _values(table: pd.DataFrame, column: str) -> list[str]:

@@ -18,8 +18,9 @@ import streamlit as st
 from PIL import Image
 
 from dashboard import cached, compare_view, predict_view, synced_view, widgets
-from dashboard.compare_view import Point, View
+from dashboard.compare_view import View
 from engine.analysis import comparison, curves, metrics
+from engine.analysis.operating import Rule
 from engine.data import images
 from engine.errors import EngineError, ExplainError
 from engine.explain import overlay
@@ -226,7 +227,7 @@ def explainable(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def opinions(
-    ids: Sequence[str], split: str, point: Point | None = None
+    ids: Sequence[str], split: str, point: Rule | None = None
 ) -> tuple[pd.DataFrame, list[str], str]:
     """(a row per image with the runs' opinions, the runs in it, a sentence about those left out).
 
@@ -247,7 +248,7 @@ def opinions(
         return _opinions(ids[:1], split, point), ids[:1], note
 
 
-def thresholds(ids: Sequence[str], point: Point | None) -> dict[str, float | None]:
+def thresholds(ids: Sequence[str], point: Rule | None) -> dict[str, float | None]:
     """Run id -> from which probability on the last class is called; None = the most probable class.
 
     Raises:
@@ -257,7 +258,7 @@ def thresholds(ids: Sequence[str], point: Point | None) -> dict[str, float | Non
     return dict(zip(ids, chosen, strict=True))
 
 
-def _opinions(ids: Sequence[str], split: str, point: Point | None) -> pd.DataFrame:
+def _opinions(ids: Sequence[str], split: str, point: Rule | None) -> pd.DataFrame:
     chosen = tuple(thresholds(ids, point).values())
     return compare_view.opinions(View(tuple(ids), split, thresholds=chosen if point else ()))
 

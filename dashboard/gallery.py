@@ -37,20 +37,22 @@ def whole_number(text: str, default: int = 1) -> int:
     return int(text) if text.isdigit() and len(text) < 8 else default
 
 
-def opinion_html(row: pd.Series, entries: Sequence[Named]) -> str:
-    """The truth, then a line per entry: its colour, its class, its probability, right or wrong in words."""
+def opinion_html(row: pd.Series, entries: Sequence[Named], flag: str = "") -> str:
+    """The truth, then a line per entry: its name, its class, its probability, right or wrong in words."""
+    mark = f' <span class="bh-flag">{widgets.icon("flag")} {widgets.plain(flag)}</span>' if flag else ""
     lines = [
         f'<div class="bh-truth">{widgets.plain(row["magnification"] or "")} {widgets.plain(row["subtype"] or "")} '
-        f"{widgets.plain(row['case'] or '')} · truly <b>{widgets.plain(row['label'] or 'unknown')}</b></div>"
+        f"{widgets.plain(row['case'] or '')} · truly <b>{widgets.plain(row['label'] or 'unknown')}</b>{mark}</div>"
     ]
     for entry in entries:
         right = bool(row[f"right_{entry.id}"])
-        mark = widgets.icon("check" if right else "close")
+        sign = widgets.icon("check" if right else "close")
         lines.append(
             f'<div class="bh-opinion{"" if right else " bh-wrong"}" title="{widgets.plain(entry.label)}">'
-            f'<span class="bh-dot" style="background:{entry.colour}"></span>'
-            f"{mark} {widgets.plain(row[f'predicted_{entry.id}'])} {row[f'confidence_{entry.id}']:.2f}"
-            f'<span class="bh-sr"> by {widgets.plain(entry.label)}, {"right" if right else "wrong"}</span></div>'
+            f'<span class="bh-dot" style="background:{entry.colour}"></span>{sign}'
+            f'<span class="bh-who">{widgets.plain(entry.label)}</span>'
+            f"<span>{widgets.plain(row[f'predicted_{entry.id}'])} {row[f'confidence_{entry.id}']:.2f}</span>"
+            f'<span class="bh-sr">, {"right" if right else "wrong"}</span></div>'
         )
     return "".join(lines)
 
@@ -67,6 +69,9 @@ _STYLE = """<style>
 .bh-opinion{font-size:.8rem;line-height:1.3;display:flex;gap:.3rem;align-items:center;
  font-variant-numeric:tabular-nums}
 .bh-opinion.bh-wrong{font-weight:650}
+.bh-opinion>span{white-space:nowrap}
+.bh-who{flex:1 1 0;min-width:0;overflow:hidden;text-overflow:ellipsis;font-weight:400;opacity:.75}
+.bh-flag{color:#A06A00;font-weight:600;white-space:nowrap}
 .bh-sr{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .bh-gone{aspect-ratio:350/230;display:flex;align-items:center;justify-content:center;text-align:center;
  border:1px dashed color-mix(in srgb,currentColor 30%,transparent);border-radius:6px;font-size:.8rem;opacity:.7}
@@ -82,8 +87,15 @@ def draw(
     *,
     key: str,
     width: int = 5,
+    link: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> None:
-    """The images of `rows` (of `engine.analysis.comparison.opinions`), a page at a time; page in the URL."""
+    """The images of `rows` (of `engine.analysis.comparison.opinions`), a page at a time; page in the URL.
+
+    Args:
+        link: what the page of one image needs to find this list again; without it a tile leads to its maps.
+        flags: image_id -> what people marked it as, in words.
+    """
     page, first, end = page_of(len(rows), whole_number(selection.read("page")))
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.markdown(f"**{widgets.escaped(sentence)}**")
@@ -100,20 +112,43 @@ def draw(
     if rows.empty:
         st.caption("There are none.")
         return
+    tiles(rows.iloc[first:end], entries, paths, link=link, flags=flags, width=width)
+
+
+def tiles(
+    shown: pd.DataFrame,
+    entries: Sequence[Named],
+    paths: Mapping[str, str],
+    *,
+    link: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+    width: int = 5,
+) -> None:
+    """All of `shown`, `width` in a row; arguments as in `draw`."""
     st.html(_STYLE)
-    shown = rows.iloc[first:end]
     for start in range(0, len(shown), width):
         for column, (_, row) in zip(
             st.columns(width, gap="small"), shown.iloc[start : start + width].iterrows(), strict=False
         ):
             with column:
-                _tile(row, entries, paths.get(row["image_id"], ""), key)
+                _tile(
+                    row, entries, paths.get(row["image_id"], ""), link, (flags or {}).get(row["image_id"], "")
+                )
 
 
-def _tile(row: pd.Series, entries: Sequence[Named], path: str, key: str) -> None:
+def _tile(
+    row: pd.Series, entries: Sequence[Named], path: str, link: Mapping[str, str] | None, flag: str
+) -> None:
     picture(path, alt_of(row))
-    st.html(opinion_html(row, entries))
-    if path and places.has_page("explain"):
+    st.html(opinion_html(row, entries, flag))
+    if link is not None:
+        st.page_link(
+            places.page("image"),
+            label="Open",
+            icon=":material/open_in_full:",
+            query_params={**link, "image": row["image_id"]},
+        )
+    elif path and places.has_page("explain"):
         st.page_link(
             places.page("explain"),
             label="Explain",

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dashboard import widgets
-from dashboard.forecast import Forecast
 from engine.data.splits import PROTOCOLS
 from engine.errors import ConfigError
 from engine.runs import catalog, presets
 from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, options
 from engine.runs.executors import EXECUTORS
 from engine.runs.folder import LOCAL
+from engine.runs.forecast import Forecast
 from engine.runs.launch import Prepared
 
 PARTS = {DataConfig: "data", ModelConfig: "model", TrainingConfig: "training"}
@@ -191,11 +191,14 @@ def cost_html(guesses: Sequence[Forecast]) -> str:
     if known:
         text += f" · about {widgets.duration(sum(guess.seconds for guess in known))}"
         text += " one after another" if len(known) > 1 else ""
+        epochs = [guess.epoch_s for guess in known if math.isfinite(guess.epoch_s)]
+        if epochs:
+            text += f", {'up to ' if len(epochs) > 1 else ''}{widgets.duration(max(epochs))} an epoch"
         memory = [guess.memory_mb for guess in known if math.isfinite(guess.memory_mb)]
         text += f", up to {max(memory):,.0f} MB" if memory else ""
         sources = list(dict.fromkeys(guess.source for guess in known))
         more = f" and {len(sources) - 2} more" if len(sources) > 2 else ""
-        text += f'<span class="bh-muted"> (from {widgets.plain(", ".join(sources[:2])[:120])}{more})</span>'
+        text += f'<span class="bh-muted"> ({widgets.plain(", ".join(sources[:2])[:120])}{more})</span>'
     if left := len(guesses) - len(known):
         which = "their time" if len(guesses) > 1 else "its time"
         of = f"for {left} of them " if known else ""

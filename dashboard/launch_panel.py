@@ -11,17 +11,15 @@ import streamlit as st
 
 from dashboard import (
     cached,
-    forecast,
     launch_form,
     launch_parts,
-    measure,
     places,
     selection,
     widgets,
 )
 from dashboard.launch_form import Draft
 from engine.errors import ConfigError, EngineError
-from engine.runs import catalog, executors, launch, presets
+from engine.runs import catalog, executors, forecast, launch, presets
 from engine.runs import folder as run_folder
 from engine.runs.config import RunConfig
 from engine.runs.launch import Prepared
@@ -152,36 +150,21 @@ def _stated(draft: Draft, planned: list[RunConfig], ready: Prepared | None) -> N
     if ready is None:
         st.html(f'<div style="margin:.2rem 0">{text}</div>')
         return
-    counts = ready.manifest.table["split"].value_counts()
-    sizes = (int(counts.get("train", 0)), int(counts.get("val", 0)), int(counts.get("test", 0)))
-    guesses = [_guess(config, sizes) for config in planned]
+    sizes, runs = launch.part_sizes(ready.manifest), places.runs_folder()
+    finished = forecast.known_runs(runs)
+    guesses = [forecast.expected(config, sizes, runs, finished) for config in planned]
     st.html(f'<div style="margin:.2rem 0">{text}{launch_form.cost_html(guesses)}</div>')
-    unknown = [
-        config for config, guess in zip(planned, guesses, strict=True) if not math.isfinite(guess.seconds)
-    ]
-    if unknown:
+    unknown = [config for config, guess in zip(planned, guesses, strict=True) if not guess.known]
+    if unknown and not places.read_only_reason():
         _measure(unknown, sizes)
 
 
-def _guess(config: RunConfig, sizes: tuple[int, int, int]) -> forecast.Forecast:
-    """What a run will take: scaled from one that finished here, or measured by a few steps when asked to."""
-    found = forecast.forecast(config, sizes[0], sizes[1], cached.past_runs())
-    if math.isfinite(found.seconds):
-        return found
-    measured = st.session_state.get("_train_measured", {})
-    return measured.get(_same_cost(config, sizes), forecast.UNKNOWN)
-
-
-def _same_cost(config: RunConfig, sizes: tuple[int, int, int]) -> str:
-    """A key that runs of the same cost share: folds and seeds do not change it."""
-    record = config.to_record()
-    training = {name: value for name, value in record["training"].items() if name not in ("seed", "lr")}
-    return json.dumps([record["model"], training, sizes], sort_keys=True)
-
-
 def _measure(unknown: list[RunConfig], sizes: tuple[int, int, int]) -> None:
-    """Time and memory from a few real steps, on demand: for every model that never ran here."""
-    distinct = {_same_cost(config, sizes): config for config in unknown}
+    """Time and memory from a few real steps, on demand: for every model that never ran here.
+
+    The answer is kept in the runs folder, so that the launch and the command line know it too.
+    """
+    distinct = {forecast.same_cost(config, sizes): config for config in unknown}
     what = "" if len(distinct) == 1 else f" of {len(distinct)} models"
     clicked = st.button(
         f"Measure time and memory{what}",
@@ -194,12 +177,11 @@ def _measure(unknown: list[RunConfig], sizes: tuple[int, int, int]) -> None:
         return
     bar = st.progress(0.0, text="A few real steps ...")
     with widgets.errors_shown():
-        for done, (key, config) in enumerate(distinct.items()):
+        for done, config in enumerate(distinct.values()):
             bar.progress(
                 done / len(distinct), text=widgets.escaped(f"A few real steps of {config.model.name} ...")
             )
-            guess = measure.measure(config, *sizes)
-            st.session_state["_train_measured"] = {**st.session_state.get("_train_measured", {}), key: guess}
+            forecast.measure(config, sizes, places.runs_folder())
         st.rerun()
 
 

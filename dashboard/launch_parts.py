@@ -331,6 +331,8 @@ def _model(start: Draft):
         "offline": "ImageNet, from an installed package",
         "none": "Random",
     }
+    words |= (theirs := _checkpoint_of(start.config.parent))
+    weights += [path for path in theirs if path not in weights]
     pretrained = st.selectbox(
         options=weights,
         index=weights.index(now.pretrained),
@@ -356,6 +358,17 @@ def _model(start: Draft):
         dropout=float(dropout),
     )
     return model, tuple(models)
+
+
+def _checkpoint_of(parent: str) -> dict[str, str]:
+    """The best checkpoint of the run that the form was filled from, as first weights: its path and its words."""
+    if not parent:
+        return {}
+    try:
+        folder = cached.run(parent)
+    except EngineError:
+        return {}
+    return {str(folder.best): f"The checkpoint of {folder.name}"} if folder.best.is_file() else {}
 
 
 def _recipe_of(start: Draft) -> presets.Recipe:

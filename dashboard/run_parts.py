@@ -14,9 +14,10 @@ from engine.analysis import predictions as tables
 from engine.analysis.metrics import score_of
 from engine.errors import EngineError, shorten
 from engine.report import confusion
-from engine.runs import catalog, launch
-from engine.runs.config import options
+from engine.runs import catalog, forecast, launch, remedies
+from engine.runs.config import options, reproducibility
 from engine.runs.folder import RunFolder, Summary
+from engine.runs.results import cost_of
 
 SCORES = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "auroc", "prr", "patient_diagnosis")
 
@@ -40,6 +41,8 @@ def badges(summary: Summary) -> None:
     """State and leakage, the first things to know."""
     chip = widgets.status_html(summary.state, stalled=summary.stalled)
     tags = "".join(f'<span class="bh-badge bh-unknown">{widgets.plain(tag)}</span>' for tag in summary.tags)
+    if fast := reproducibility(summary.config):
+        tags = f'<span class="bh-badge bh-unknown" title="{widgets.plain(fast)}">Fast mode: not exactly resumable</span>{tags}'
     began = (
         f'<span class="bh-muted" title="{widgets.when(summary.created_at)}">started {widgets.ago(summary.created_at)}</span>'
         if summary.created_at
@@ -61,16 +64,27 @@ def actions(folder: RunFolder, summary: Summary) -> None:
             )
             if stop:
                 _do(lambda: launch.stop(folder))
+        cure = remedies.remedy(summary.config, summary.status.error)
         if run_table.able([summary], "resume") and (
             st.button(
                 "Resume",
                 icon=":material/resume:",
-                type="primary",
+                type="secondary" if cure else "primary",
                 disabled=locked,
                 help="Continues from the last checkpoint",
             )
         ):
             _do(lambda: launch.resume(folder))
+        if cure and st.button(
+            cure.label,
+            icon=":material/healing:",
+            type="primary",
+            disabled=locked,
+            help="A new run with these settings, this one its parent; starts at once",
+        ):
+            with widgets.errors_shown():
+                again = launch.start_remedy(folder)
+                st.switch_page(places.page("run"), query_params={"id": again.id})
         if summary.config.kind == "train" and st.button(
             "New run from this one", icon=":material/content_copy:"
         ):
@@ -130,6 +144,19 @@ def _scores(summary: Summary, side: str) -> None:
     )
     note = f" For all magnifications: {first.warning}." if first.warning else ""
     st.caption(widgets.escaped(f"95% intervals in brackets, {drawn}.{note}"))
+    _spent(summary)
+
+
+def _spent(summary: Summary) -> None:
+    """What the scores cost, and how right the forecast was: beside the scores."""
+    folder = cached.run(summary.id)
+    cost, foreseen = cost_of(folder), forecast.outcome(folder, summary.status)
+    said = [f"Evaluation took {cost}."] if cost else []
+    said += [foreseen.as_text()] if foreseen else []
+    if fast := reproducibility(summary.config):
+        said.append(fast)
+    if said:
+        st.caption(widgets.escaped(" ".join(said)))
 
 
 def score_table(table: pd.DataFrame) -> pd.DataFrame:

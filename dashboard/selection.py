@@ -146,3 +146,28 @@ def choice_to_url(param: str, key: str, default: str | None = None) -> None:
     text = "" if value is None or value == default else str(value)
     write(**{param: text})
     st.session_state[f"_url_{param}_{key}"] = text
+
+
+def option(param: str, options: Mapping[str, str] | Sequence[str], label: str, default: str, **more) -> str:
+    """A segmented control whose value is the parameter `param`; says so where the link asks for another.
+
+    Args:
+        options: value -> words, or values that are their own words.
+        more: passed on to `st.segmented_control`.
+    """
+    words = dict(options) if isinstance(options, Mapping) else {name: name for name in options}
+    key = f"option_{param}"
+    missing = choice_from_url(param, list(words), key, default)
+    if missing:
+        st.caption(missing_option(missing[0]))
+    chosen = st.segmented_control(
+        label, list(words), format_func=lambda name: str(words[name]), key=key, required=True, **more
+    )
+    choice_to_url(param, key, default)
+    return chosen or default
+
+
+def missing_option(asked: str) -> str:
+    """`The link asks for x, which this view does not have.`, with what Markdown would read in x taken out."""
+    plain = "".join(sign for sign in asked[:40] if sign.isalnum() or sign in " -_,")
+    return f"The link asks for {plain}, which this view does not have."

@@ -84,6 +84,26 @@ def chosen(key: str) -> list[str]:
     return list(st.session_state.get(key, []))
 
 
+def history_buttons(key: str, *, clear: bool = False) -> None:
+    """Undo and redo of the ticks, on the keyboard too; `clear` adds a button that unticks all."""
+    past, future = st.session_state.get(f"{key}_past"), st.session_state.get(f"{key}_future")
+    # the column is narrow: the keys are told in the tooltip, not in the buttons
+    st.html(f"<style>.st-key-{key}_undo kbd,.st-key-{key}_redo kbd{{display:none}}</style>")
+    st.button(
+        "", key=f"{key}_undo", icon=":material/undo:", type="tertiary", disabled=not past, on_click=undo,
+        args=(key,), shortcut="Ctrl+Z", help="Undo the last tick (Ctrl+Z)",
+    )  # fmt: skip
+    st.button(
+        "", key=f"{key}_redo", icon=":material/redo:", type="tertiary", disabled=not future, on_click=redo,
+        args=(key,), shortcut="Ctrl+Y", help="Redo (Ctrl+Y)",
+    )  # fmt: skip
+    if clear:
+        st.button(
+            "None", key=f"{key}_none", type="tertiary", disabled=not chosen(key), on_click=change,
+            args=(key, []), help="Untick all",
+        )  # fmt: skip
+
+
 # --- drawing -------------------------------------------------------------------------------------------
 def draw(items: Sequence[Item], key: str, *, height: int = 620, extra: Callable[[Item], None] | None = None):
     """The boxes. Call `seed` before and `selection.list_to_url` after.

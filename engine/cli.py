@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import ConfigError, DataError, EngineError
+from engine import files
+from engine.errors import ConfigError, DataError, EngineError, PredictionsError
 from engine.runs.config import DataConfig, RunConfig, options
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
             "Train one run (or a family, one after another) in the foreground; Ctrl-C stops and saves.",
         ),
         ("start", _start, "Hand the same run to a worker of its own, print its id and return."),
+        (
+            "estimate",
+            _estimate,
+            "Say how long the same run takes and how much memory, from earlier runs or a few real steps.",
+        ),
     ):
         command = add(name, run, text, runs=True, as_json=True)
         _add_run_options(command)
@@ -134,9 +140,25 @@ def _parser() -> argparse.ArgumentParser:
             metavar="JSON",
             help="start from the configuration of a run or of the form; flags that are not at their default win",
         )
+        command.add_argument(
+            "--from",
+            dest="parent",
+            metavar="ID",
+            help="start from the settings of a run, its parent; flags that are not at their default win",
+        )
+        command.add_argument(
+            "--from-checkpoint",
+            "--from_checkpoint",
+            action="store_true",
+            help="with --from: its best checkpoint gives the first weights",
+        )
         command.add_argument("--folds", metavar="N,N", help="several folds at once: 0,1,2 or 0-4")
         command.add_argument("--seeds", metavar="N,N", help="several seeds at once: 0,1,2 or 0-4")
         command.add_argument("--lrs", metavar="R,R", help="several learning rates at once: 1e-4,1e-3")
+        if name == "estimate":
+            command.add_argument(
+                "--measure", action="store_true", help="measure, also where earlier runs tell it"
+            )
         if name == "start":
             command.add_argument(
                 "--executor",
@@ -226,7 +248,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CSV",
         help="image_id and prob_<class>, one row per image",
     )
-    command.add_argument("--name", required=True, metavar="LABEL", help="a label for people")
+    command.add_argument("--name", metavar="LABEL", help="a label for people; the file's name unless given")
+    command.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="a column of the file and what it is here, as in y_prob=prob_malignant; may be repeated",
+    )
+    command.add_argument(
+        "--each", action="store_true", help="every file is a model of its own, not a part of one"
+    )
 
     command = add(
         "compare", _compare, "Score runs on the images that all of them predicted.", runs=True, as_json=True
@@ -235,6 +267,40 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--split", choices=("train", "val", "test"), default="test", help="which predictions"
     )
+    command.add_argument("--scores", metavar="NAME,NAME", help="scores of `engine.analysis.metrics`")
+    command.add_argument("--reference", metavar="ID", help="what the others are measured against")
+    command.add_argument(
+        "--by", choices=("magnification", "subtype", "fold"), default="magnification", help="matrices per ..."
+    )
+    command.add_argument(
+        "--threshold",
+        default="",
+        metavar="RULE",
+        help="operating point: 0.42, youden, sensitivity:0.95 or specificity:0.95 (chosen on validation)",
+    )
+    command.add_argument(
+        "--without-marked",
+        default="",
+        metavar="KIND,KIND",
+        help="leave images with these marks out (wrong-label, artefact, discuss): a sensitivity analysis",
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the score table as .csv or as .tex (LaTeX) too"
+    )
+
+    command = add(
+        "review",
+        _review,
+        "Mark an image for other people, take marks back, list them, or take them home as CSV.",
+        runs=True,
+        as_json=True,
+    )
+    command.add_argument("image", nargs="?", metavar="IMAGE", help="file name of the image to mark")
+    command.add_argument("--mark", metavar="KIND", help="wrong-label, artefact or discuss")
+    command.add_argument("--note", default="", metavar="TEXT", help="kept with the mark")
+    command.add_argument("--remove", action="store_true", help="take your own mark of this kind back")
+    command.add_argument("--undo", action="store_true", help="take your last step back (twice: redo it)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write the marks in force as CSV")
 
     command = add(
         "pool",
@@ -577,14 +643,20 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _config(given: argparse.Namespace) -> RunConfig:
-    """The configuration that the flags spell out, on top of the file that `--config` names."""
+    """The configuration that the flags spell out, on top of the file or the run that is named."""
     from engine.runs.config import read_config
     from engine.runs.launch import default_fold
 
     config = RunConfig()
-    if given.config:
-        config = read_config(given.config)
-        config = config.changed(kind="train", name="", experiment="", parent="", details={})
+    if given.config or given.parent:
+        parent = _locate(given, given.parent) if given.parent else None
+        config = parent.config() if parent else read_config(given.config)
+        config = config.changed(
+            kind="train", name="", experiment="", parent=parent.id if parent else "", details={}
+        )
+        if parent and given.from_checkpoint:
+            config = config.changed(model__pretrained=str(parent.best.resolve()))
+    based = bool(given.config or given.parent)
     values: dict[str, Any] = {}
     prefix = {
         "DataConfig": "data__",
@@ -594,9 +666,9 @@ def _config(given: argparse.Namespace) -> RunConfig:
     }
     for group, item in options():
         value = getattr(given, item.metadata["flag"].lstrip("-").replace("-", "_"))
-        if value is not None and not (given.config and value == item.default):
+        if value is not None and not (based and value == item.default):
             values[prefix[group.__name__] + item.name] = value
-    if given.fold is None and (not given.config or "data__protocol" in values):
+    if given.fold is None and (not based or "data__protocol" in values):
         values["data__fold"] = default_fold(given.protocol)
     return config.changed(**values)
 
@@ -884,9 +956,16 @@ def _locate(given: argparse.Namespace, run_id: str | None = None) -> RunFolder:
 
 
 def _show(given: argparse.Namespace) -> int:
+    from engine.runs import forecast, remedies
+    from engine.runs.config import reproducibility
+    from engine.runs.launch import command_line
+    from engine.runs.results import cost_of, mode_of
+
     folder = _locate(given)
     summary = folder.summary()
     status = summary.status
+    foreseen, spent = forecast.outcome(folder, status), cost_of(folder)
+    cure = remedies.remedy(summary.config, status.error)
     record = {
         "id": folder.id,
         "name": summary.name,
@@ -902,6 +981,11 @@ def _show(given: argparse.Namespace) -> int:
         "error": status.error,
         "audit": summary.audit,
         "predictions": list(summary.has_predictions),
+        "estimate": foreseen.as_record() if foreseen else None,
+        "cost": spent.as_record() if spent else None,
+        "reproducibility": mode_of(summary.config),
+        "remedy": {"label": cure.label, "command": command_line(cure.config)} if cure else None,
+        "parent": summary.config.parent,
         "config": summary.config.to_record(),
     }
     lines = [
@@ -909,6 +993,9 @@ def _show(given: argparse.Namespace) -> int:
         f"{summary.state}, {status.progress:.0%} {status.phase}".strip(),
         summary.audit["verdict"],
     ]
+    lines += [text for text in (reproducibility(summary.config),) if text]
+    lines += [foreseen.as_text()] if foreseen else []
+    lines += [f"Evaluation: {spent}"] if spent else []
     if summary.stalled:
         lines.append(
             f"No sign for {_duration(time.time() - status.check_in_at)}: its process lives, but may hang."
@@ -919,7 +1006,32 @@ def _show(given: argparse.Namespace) -> int:
         )
     if status.error:
         lines.append(f"{status.error['message']} {status.error.get('remedy') or ''}".strip())
+    lines += [f"{cure.label}: {command_line(cure.config)}"] if cure else []
     _answer(given, record, "\n".join(lines))
+    return 0
+
+
+def _estimate(given: argparse.Namespace) -> int:
+    from engine.runs import forecast, launch
+
+    rows = []
+    sizes: dict[object, tuple[int, int, int]] = {}
+    known = forecast.known_runs(given.runs)
+    for config in _plan(given):
+        if config.data not in sizes:
+            sizes[config.data] = launch.part_sizes(launch.prepare_data(config).manifest)
+        counts = sizes[config.data]
+        found = forecast.expected(config, counts, given.runs, known)
+        if not found.known or given.measure:
+            _say(f"Measuring {config.name} ...")
+            found = forecast.measure(config, counts, given.runs)
+        rows.append({"name": config.name, **found.as_record()})
+    lines = [
+        f"{row['name']}: {forecast.duration(row['seconds'])}, {forecast.duration(row['epoch_s'] or float('nan'))} per "
+        f"epoch, {row['memory_mb'] or float('nan'):,.0f} MB ({row['source']})"
+        for row in rows
+    ]
+    _answer(given, {"runs": rows}, "\n".join(lines))
     return 0
 
 
@@ -963,18 +1075,83 @@ def _restore(given: argparse.Namespace) -> int:
 
 
 def _import(given: argparse.Namespace) -> int:
-    from engine.runs.results import import_predictions
+    from engine.runs.results import import_each, import_predictions
 
-    folder = import_predictions(given.predictions, given.name, given.runs)
-    _answer(given, {"id": folder.id}, folder.id)
+    pairs = [text.partition("=") for text in given.map]
+    if any(not (theirs and ours) for theirs, _, ours in pairs):
+        raise PredictionsError(
+            "A mapping names two columns",
+            found=", ".join(given.map),
+            remedy="As in --map y_prob=prob_malignant",
+        )
+    mapping = {theirs: ours for theirs, _, ours in pairs}
+    stems = [file.stem for file in given.predictions]
+    if not given.each:
+        folder = import_predictions(given.predictions, given.name or stems[0], given.runs, mapping=mapping)
+        _answer(given, {"id": folder.id}, folder.id)
+        return 0
+    names = [f"{given.name} {stem}" if given.name else stem for stem in stems]
+    ids = [folder.id for folder in import_each(given.predictions, names, given.runs, mapping=mapping)]
+    _answer(given, {"ids": ids}, "\n".join(ids))
     return 0
 
 
 def _compare(given: argparse.Namespace) -> int:
+    from engine.analysis.operating import parse_rule
+    from engine.report import score_table
     from engine.runs.results import compare_runs
 
-    result = compare_runs([_locate(given, run_id) for run_id in given.ids], given.split)
+    if given.out and given.out.suffix not in (".csv", ".tex"):
+        raise PredictionsError(
+            "The score table is written as .csv or .tex", found=given.out.name, remedy="Name the file so"
+        )
+    result = compare_runs(
+        [_locate(given, run_id) for run_id in given.ids],
+        given.split,
+        rule=parse_rule(given.threshold),
+        without=_listed(given.without_marked),
+        names=_listed(given.scores) if given.scores else None,
+        reference=given.reference,
+        by=given.by,
+    )
+    if given.out:
+        table, label = result.comparison, str(result.extra.get("sensitivity", ""))
+        names = list(table.entries[0].scores)
+        if given.out.suffix == ".csv":
+            points = {run_id: f"{value:.6g}" for run_id, value in result.extra.get("thresholds", {}).items()}
+            files.write_csv(
+                given.out,
+                files.spreadsheet_safe(score_table.rows(table, names, points=points, analysis=label)),
+            )
+        else:
+            files.write_bytes(given.out, score_table.latex(table, names, analysis=label).encode())
     _answer(given, result.as_record(), result.as_text())
+    return 0
+
+
+def _review(given: argparse.Namespace) -> int:
+    from engine.analysis import review
+    from engine.share import access
+
+    if given.mark or given.undo:
+        who = access.require_editor("mark images")
+        if given.undo:
+            step = review.undo(given.runs, who.name)
+        else:
+            step = review.mark(
+                given.runs, given.image or "", given.mark, who.name, given.note, remove=given.remove
+            )
+        if step is None:
+            _say(f"{who.name} has marked nothing yet.")
+        else:
+            _say(f"{'Taken back' if step.removed else 'Marked'}: {step.kind} on {step.image_id}")
+    marked = review.marks(given.runs)
+    if given.image:
+        marked = marked[marked["image_id"] == given.image]
+    if given.out:
+        files.write_bytes(given.out, review.export_csv(given.runs).encode())
+    rows = [{str(name): value for name, value in row.items()} for row in marked.to_dict("records")]
+    _answer(given, {"marks": rows}, _table(rows))
     return 0
 
 
@@ -1028,7 +1205,6 @@ def _number(text: str) -> float:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from engine import files
     from engine.runs.results import predict_images
 
     table = predict_images(_locate(given), given.images, progress=_progress("Predicting"))

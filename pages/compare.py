@@ -15,7 +15,7 @@ summaries = cached.scored(split)
 if not summaries:
     widgets.empty_state(
         "Scores with intervals, confusion matrices per magnification and the images behind every cell.",
-        f"No run has predictions for {compare_panels.SPLITS[split].lower()} yet.",
+        f"No run has predictions for {compare_view.SPLITS[split].lower()} yet.",
         action="Train a model",
         to="train",
         icon_name="compare_arrows",
@@ -37,3 +37,4 @@ with right:
         compare_panels.draw([by_id[run_id] for run_id in ids], labels, split)
     except EngineError as error:
         st.error(widgets.escaped(compare_view.named_note(str(error), labels)), icon=":material/error:")
+        compare_panels.pool_offer([by_id[run_id] for run_id in ids], KEY)

@@ -4,13 +4,10 @@ Two classes, the second (malignant) positive; with more, one class against the r
 pointwise, from draws of whole cases (`intervals`).
 
 References: Vickers & Elkin, Med. Decis. Making 26:565, 2006 (decision curves); Geifman & El-Yaniv, NeurIPS
-2017 (risk-coverage); Youden, Cancer 3:32, 1950.
+2017 (risk-coverage).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -166,99 +163,3 @@ def risk_coverage(result: Outcome, confidence: np.ndarray | None = None) -> pd.D
             "n": ends + 1,
         }
     )
-
-
-# --- operating points ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold chosen on one split, to be applied to another. rule: how it was chosen, in words."""
-
-    threshold: float
-    rule: str
-    chosen_on: str
-    sensitivity: float
-    specificity: float
-    n_images: int
-    n_cases: int
-
-    def as_record(self) -> dict[str, float | int | str]:
-        return {
-            "threshold": self.threshold,
-            "rule": self.rule,
-            "chosen_on": self.chosen_on,
-            "sensitivity": self.sensitivity,
-            "specificity": self.specificity,
-            "n_images": self.n_images,
-            "n_cases": self.n_cases,
-        }
-
-
-def operating_point(
-    validation: pd.DataFrame,
-    rule: str = "youden",
-    at_least: float = 0.95,
-    *,
-    chosen_on: str = "val",
-) -> OperatingPoint:
-    """Choose the threshold on validation: `youden` (sensitivity + specificity greatest), `sensitivity`
-    (at least so much, specificity then greatest), `specificity` likewise.
-
-    The threshold lies half-way between neighbouring probabilities. A table with both classes is needed.
-
-    Raises:
-        PredictionsError: unknown rule, a class missing, or a bound no threshold reaches.
-    """
-    result = metrics.outcome(validation)
-    curve = roc(result)
-    if curve.empty:
-        raise PredictionsError(
-            "An operating point needs validation images of both classes",
-            found=f"{len(result)} labelled images",
-            remedy="Use a validation split with both classes",
-        )
-    gain = {"youden": curve["tpr"] - curve["fpr"], "sensitivity": -curve["fpr"], "specificity": curve["tpr"]}
-    if rule not in gain:
-        raise PredictionsError("There is no such rule", found=rule, remedy=f"Use one of {', '.join(gain)}")
-    value = gain[rule].to_numpy(dtype=float).copy()
-    words = "greatest sensitivity + specificity (Youden)"
-    if rule != "youden":
-        reached = curve["tpr"] if rule == "sensitivity" else 1 - curve["fpr"]
-        allowed = (reached >= at_least - 1e-12).to_numpy()
-        if not 0 < at_least <= 1 or not allowed.any():
-            raise PredictionsError(
-                f"No threshold reaches this {rule}",
-                found=f"{at_least:g}",
-                remedy="Give a share above 0, up to 1",
-            )
-        value[~allowed] = -np.inf
-        words = f"{rule} at least {at_least:g}, the other then greatest"
-    best = int(value.argmax())
-    edges = curve["threshold"].to_numpy(dtype=float)
-    lower = edges[best + 1] if best + 1 < len(edges) else 0.0
-    none = float(np.nextafter(edges[1], 2))  # calling no image positive: just above the highest probability
-    threshold = float((edges[best] + lower) / 2) if best else none
-    return OperatingPoint(
-        threshold,
-        words,
-        chosen_on,
-        float(curve["tpr"].iloc[best]),
-        float(1 - curve["fpr"].iloc[best]),
-        len(result),
-        result.n_cases,
-    )
-
-
-def threshold_table(predictions: pd.DataFrame, thresholds: Iterable[float] | None = None) -> pd.DataFrame:
-    """What a threshold slider shows: `threshold, tp, fn, fp, tn, sensitivity, specificity, ppv, npv, ...`."""
-    result = metrics.outcome(predictions)
-    up, score = _positive(result, None)
-    points = np.linspace(0, 1, GRID) if thresholds is None else np.asarray(list(thresholds), dtype=float)
-    called = score[:, None] >= points
-    tp, fp = (called & up[:, None]).sum(axis=0), (called & ~up[:, None]).sum(axis=0)
-    fn, tn = up.sum() - tp, (~up).sum() - fp
-    matrix = np.stack([np.stack([tn, fp], axis=-1), np.stack([fn, tp], axis=-1)], axis=-2)
-    names = ("sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "accuracy", "f1", "mcc")
-    scores = {name: metrics.SCORES[name].function(matrix) for name in names}
-    return pd.DataFrame({"threshold": points, "tp": tp, "fn": fn, "fp": fp, "tn": tn} | scores)

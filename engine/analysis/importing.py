@@ -1,7 +1,8 @@
 """Predictions of any other tool, read into our table: Keras, MATLAB, a colleague's model.
 
-At least `image_id` and `prob_malignant` (or one `prob_<class>` column per class). What is missing of label,
-subtype, case, slide and magnification comes from the BreakHis file name; `split` and `fold` are kept.
+At least `image_id` and `prob_malignant` (or one `prob_<class>` column per class), under these names or mapped
+to them. What is missing of label, subtype, case, slide and magnification comes from the BreakHis file name;
+`split` and `fold` are kept, so that out-of-fold predictions are a pooled cross-validation.
 """
 
 from __future__ import annotations
@@ -16,6 +17,31 @@ from engine.data.breakhis import parse_name
 from engine.data.manifest import CLASSES, SPLITS
 from engine.errors import PredictionsError, shorten
 
+# ours -> what other tools call it, in lower case without punctuation
+ALIASES = {
+    "image_id": ("imageid", "image", "img", "file", "filename", "filepath", "path", "name", "id"),
+    "label": ("label", "ytrue", "true", "truth", "target", "trueclass", "groundtruth", "actual"),
+    "case": ("case", "patient", "patientid", "caseid"),
+    "slide": ("slide", "slideid"),
+    "magnification": ("magnification", "mag", "zoom"),
+    "subtype": ("subtype", "tumortype", "tumourtype"),
+    "split": ("split", "subset", "partition", "set"),
+    "fold": ("fold", "cvfold", "k"),
+    "prob_malignant": (
+        "probmalignant", "pmalignant", "malignant", "malignantprob", "malignantprobability", "prob", "probability",
+        "yprob", "ypred", "yscore", "score", "prediction", "p1", "prob1",
+    ),
+    "prob_benign": ("probbenign", "pbenign", "benign", "benignprob", "benignprobability", "p0", "prob0"),
+}  # fmt: skip
+# true classes as other tools write them, where the classes are benign and malignant
+LABEL_WORDS = {
+    "0": "benign",
+    "1": "malignant",
+    "0.0": "benign",
+    "1.0": "malignant",
+    "b": "benign",
+    "m": "malignant",
+}
 SPLIT_WORDS = {
     "validation": "val",
     "valid": "val",
@@ -24,6 +50,47 @@ SPLIT_WORDS = {
     "testing": "test",
     "": "test",
 }
+
+
+def columns_of(source: Path) -> list[str]:
+    """The column names of a CSV.
+
+    Raises:
+        PredictionsError: it cannot be read, or has no rows.
+    """
+    return [str(name) for name in _read(source).columns]
+
+
+def guess_mapping(columns: Sequence[str]) -> dict[str, str]:
+    """Their column -> ours, for those whose name says what they are; one column per meaning, `prob_<class>` as it is."""
+    found = {name: name for name in columns if name in ALIASES or name.startswith("prob_")}
+    for ours, words in ALIASES.items():
+        if ours in found.values():
+            continue
+        alike = [name for name in columns if name not in found and _bare(name) in words]
+        if alike:
+            found[min(alike, key=lambda name: words.index(_bare(name)))] = ours
+    return found
+
+
+def _bare(name: str) -> str:
+    return "".join(sign for sign in name.lower() if sign.isalnum())
+
+
+def predict_the_same(sources: Sequence[Path], mapping: Mapping[str, str] | None = None) -> bool:
+    """Whether the files predict the same images: then each is a model of its own, otherwise parts of one.
+
+    Raises:
+        PredictionsError: a file cannot be read.
+    """
+    seen: set[str] = set()
+    for source in sources:
+        table = _read(source).rename(columns=dict(mapping or {}))
+        images = set(table["image_id"].astype(str)) if "image_id" in table.columns else set()
+        if seen & images:
+            return True
+        seen |= images
+    return False
 
 
 def read_foreign(sources: Sequence[Path], mapping: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -41,9 +108,9 @@ def read_foreign(sources: Sequence[Path], mapping: Mapping[str, str] | None = No
             `engine.analysis.predictions.validate` finds.
     """
     table = pd.concat([_read(Path(source)) for source in sources], ignore_index=True)
-    table = table.rename(columns=dict(mapping or {}))
-    table = _complete_binary(table)
     name = Path(sources[0]).name
+    table = _renamed(table, mapping or {}, name)
+    table = _complete_binary(table)
     if "image_id" not in table.columns or len(classes_of(table)) < 2:
         raise PredictionsError(
             f"{name} lacks what an import needs",
@@ -55,6 +122,27 @@ def read_foreign(sources: Sequence[Path], mapping: Mapping[str, str] | None = No
     table["split"] = _splits(table, name)
     _require_labels(table, name)
     return validate(table, name)
+
+
+def _renamed(table: pd.DataFrame, mapping: Mapping[str, str], name: str) -> pd.DataFrame:
+    """The table under our names; a column that the mapping names must be there, and no meaning twice."""
+    absent = [theirs for theirs in mapping if theirs not in table.columns]
+    if absent:
+        raise PredictionsError(
+            f"{name} has not the columns that the mapping names",
+            found=f"{shorten(absent)} among {', '.join(map(str, table.columns))}",
+            remedy="Map columns that are in every file",
+        )
+    named = table.drop(columns=[ours for ours in mapping.values() if ours in table and ours not in mapping])
+    named = named.rename(columns=dict(mapping))
+    twice = sorted({str(column) for column in named.columns[named.columns.duplicated()]})
+    if twice:
+        raise PredictionsError(
+            f"Two columns of {name} are taken for the same",
+            found=shorten(twice),
+            remedy="Map one column to each meaning",
+        )
+    return named
 
 
 def _read(source: Path) -> pd.DataFrame:
@@ -89,6 +177,9 @@ def _fill_from_names(table: pd.DataFrame) -> pd.DataFrame:
     parsed = [parse_name(text) for text in table["image_id"]]
     for column in GROUP_COLUMNS:
         own = table[column].fillna("").astype(str) if column in table.columns else [""] * len(table)
+        if column == "label" and set(classes_of(table)) == set(CLASSES):
+            own = [LABEL_WORDS.get(text.strip().lower(), text.strip().lower()) for text in own]
+            _agree_with_names(own, parsed, table["image_id"])
         table[column] = [
             value or (str(getattr(found, column)) if found else "")
             for value, found in zip(own, parsed, strict=True)
@@ -100,6 +191,20 @@ def _fill_from_names(table: pd.DataFrame) -> pd.DataFrame:
         if unknown and set(table["subtype"]) <= {*classes_of(table), ""}:
             table["label"] = table["subtype"]
     return table
+
+
+def _agree_with_names(own: Sequence[str], parsed: Sequence, images: pd.Series) -> None:
+    wrong = [
+        str(image)
+        for text, found, image in zip(own, parsed, images, strict=True)
+        if found and text in CLASSES and text != found.label
+    ]
+    if wrong:
+        raise PredictionsError(
+            "True classes contradict the BreakHis file names",
+            found=f"{len(wrong)} of {len(images)} images, for example {shorten(wrong)}",
+            remedy="Correct the label column (0 is benign, 1 is malignant), or leave it out",
+        )
 
 
 def _splits(table: pd.DataFrame, name: str) -> list[str]:

@@ -474,6 +474,10 @@ def slice_values(table: pd.DataFrame, by: str) -> list[str]:
     if by == "magnification":
         return list(order_magnifications(table[by].unique()))
     present = [text for text in table[by].dropna().unique() if str(text) != ""]
+    if by == "subtype":  # benign before malignant
+        order = {name: k for k, name in enumerate(classes_of(table))}
+        label = dict(zip(table[by], table["label"], strict=True))
+        return sorted(map(str, present), key=lambda name: (order.get(label[name], -1), name))
     return [
         str(text)
         for text in sorted(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from engine.errors import PredictionsError
+from engine.files import spreadsheet_safe
 
 FILE = "marks.jsonl"
 KINDS = {
@@ -24,6 +25,7 @@ KINDS = {
     "artefact": "Artefact: fold, blur, pen, empty glass",
     "discuss": "To be discussed",
 }
+SHORT = {"wrong-label": "wrong label", "artefact": "artefact", "discuss": "discuss"}
 COLUMNS = ("image_id", "kind", "author", "time", "note")
 LONGEST = 2000
 
@@ -78,6 +80,18 @@ def mark(runs: Path, image_id: str, kind: str, author: str, note: str = "", *, r
     return made
 
 
+def undo(runs: Path, author: str) -> Mark | None:
+    """Take the author's last line back: a mark is removed, a removal put back; None where there is no line.
+
+    Undoing twice is redoing: the undo is a line of its own, so nothing is ever lost.
+    """
+    own = [one for one in history(runs) if one.author == author.strip()]
+    if not own:
+        return None
+    last = own[-1]
+    return mark(runs, last.image_id, last.kind, author, last.note, remove=not last.removed)
+
+
 def _ends_with_newline(target: Path) -> bool:
     with open(target, "rb") as file:
         file.seek(-1, os.SEEK_END)
@@ -113,13 +127,17 @@ def marks(runs: Path) -> pd.DataFrame:
 
 def export_csv(runs: Path) -> str:
     """The marks in force as CSV text; cells that a spreadsheet would run as a formula are prefixed with '."""
-    table = marks(runs)
-    for column in table.columns:
-        table[column] = [
-            f"'{text}" if str(text).startswith(("=", "+", "-", "@", "\t", "\r")) else text
-            for text in table[column]
-        ]
-    return table.to_csv(index=False)
+    return spreadsheet_safe(marks(runs)).to_csv(index=False)
+
+
+def flags(marked: pd.DataFrame) -> dict[str, str]:
+    """image_id -> its kinds of mark in words, each once."""
+    found: dict[str, list[str]] = {}
+    for image, kind in zip(marked["image_id"], marked["kind"], strict=True):
+        words = SHORT[kind] if kind in SHORT else str(kind)
+        if words not in found.setdefault(str(image), []):
+            found[str(image)].append(words)
+    return {image: ", ".join(kinds) for image, kinds in found.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +167,9 @@ def without_marked(
             remedy="Choose fewer kinds of mark",
         )
     excluded = tuple(predictions.loc[drop, "image_id"].astype(str))
+    words = ", ".join(SHORT.get(kind, kind) for kind in chosen)
     label = (
         f"Sensitivity analysis: {len(excluded):,} of {len(predictions):,} images left out "
-        f"(marked {', '.join(chosen)}); not the main result"
+        f"(marked {words}); not the main result"
     )
     return Sensitivity(predictions[~drop].reset_index(drop=True), excluded, label)

@@ -24,7 +24,7 @@ CITATION = "Scientific Reports 15:21541, 2025"
 PROTOCOL = (
     ("split", "data.protocol", "images drawn at random, 70/15/15; every test slide is also in train"),
     ("test images", "", "1,182"),
-    ("seed", "train.seed", "none, one draw"),
+    ("seed", "training.seed", "none, one draw"),
     ("intervals", "", "none"),
     ("members chosen on", "", "the split that also trained the fusion network; watched on test"),
 )
@@ -141,7 +141,7 @@ def differences(config: Mapping, *, n_images: int, n_cases: int) -> pd.DataFrame
         "split": _split_words(str(_setting(config, "data.protocol") or "")),
         "test images": f"{n_images:,}" + (f" of {n_cases} cases" if n_cases else ""),
         "seed": str(
-            _setting(config, "train.seed") if _setting(config, "train.seed") is not None else "unknown"
+            _setting(config, "training.seed") if _setting(config, "training.seed") is not None else "unknown"
         ),
         "intervals": "bootstrap over whole cases" if n_cases else "over images: cases unknown",
         "members chosen on": "validation; test is scored once",

@@ -20,7 +20,9 @@ from engine.report import figures
 MODES = ("counts", "percent", "difference")
 CELL_PX, GAP_PX, HEAD_PX, LAST_PX = 34, 38, 46, 20
 GAP_X = 0.42  # between matrices, in cell widths
-LABEL_X = 2.15  # room for the names, in cell widths
+LABEL_SHARE = 0.17  # of the width is room for the names
+LEAST_CELLS = 9  # fewer than this do not stretch over the whole width
+NARROW_FROM = 16  # cells in a row from which a cell holds no more than its number
 FULL_AT = 0.25  # a difference of a quarter of a class is the full colour
 
 
@@ -33,6 +35,13 @@ class Row:
     colour: str
     matrices: Mapping[str, Sequence[Sequence[int]]]
     leaks: bool = False
+
+
+def widths(parts: int, classes: int) -> tuple[float, float]:
+    """(room for the names, room for the matrices) in cell widths."""
+    cells = parts * (classes + GAP_X) - GAP_X
+    room = max(cells + 0.05, LEAST_CELLS)
+    return room * LABEL_SHARE / (1 - LABEL_SHARE), room
 
 
 def shares(matrix: np.ndarray) -> np.ndarray:
@@ -76,16 +85,18 @@ def figure(
     fig = go.Figure()
     points: dict[str, list] = {"x": [], "y": [], "data": [], "hover": [], "text": [], "ink": []}
     step_x, step_y = size + GAP_X, size + GAP_PX / CELL_PX
+    label_x, room = widths(len(parts), size)
+    narrow = room > NARROW_FROM
     for r, row in enumerate(rows):
         top = r * step_y
-        _row_label(fig, row, top, size, ink, classes)
+        _row_label(fig, row, top, label_x, ink, classes)
         for c, part in enumerate(parts):
             matrix = np.asarray(row.matrices.get(part, np.zeros((size, size))), dtype=int)
             base = (
                 np.asarray(against.matrices.get(part, np.zeros((size, size))), dtype=int) if against else None
             )
             _matrix(fig, points, row, part, matrix, base, c * step_x, top, classes, mode, dark)
-            _under(fig, matrix, base, mode, c * step_x + size / 2, top + size, ink)
+            _under(fig, matrix, base, mode, c * step_x + size / 2, top + size, ink, narrow)
             _outlines(fig, row, part, c * step_x, top, classes, chosen, changed, ink)
     for c, part in enumerate(parts):
         title = (titles or {}).get(part, part)
@@ -118,7 +129,7 @@ def figure(
         paper_bgcolor="rgba(0,0,0,0)",
     )
     bottom = len(rows) * step_y - (GAP_PX - LAST_PX) / CELL_PX
-    fig.update_xaxes(visible=False, fixedrange=True, range=[-LABEL_X, len(parts) * step_x - GAP_X + 0.05])
+    fig.update_xaxes(visible=False, fixedrange=True, range=[-label_x, room])
     fig.update_yaxes(visible=False, fixedrange=True, range=[bottom, -HEAD_PX / CELL_PX])
     return fig
 
@@ -185,14 +196,18 @@ def _hover(row, part, matrix, base, i, j, true, guess) -> str:
     return "<br>".join([*lines, "Click to see them"])
 
 
-def _under(fig, matrix, base, mode, x, y, ink) -> None:
-    """Balanced accuracy and what it rests on, below each matrix."""
+def _under(fig, matrix, base, mode, x, y, ink, narrow) -> None:
+    """Balanced accuracy and what it rests on, below each matrix; where a class has no image only the latter."""
     own = float(metrics.balanced_accuracy(matrix[None])[0])
     text = "n/a" if np.isnan(own) else f"{own:.3f}"
     if mode == "difference" and base is not None:
         gap = own - float(metrics.balanced_accuracy(base[None])[0])
         text = "n/a" if np.isnan(gap) else f"{gap:+.3f}"
-    _text(fig, x, y + 0.3, f"{text} · n = {int(matrix.sum()):,}", 11, ink, 0.78)
+    n = f"n = {int(matrix.sum()):,}"
+    if narrow:
+        _text(fig, x, y + 0.45, n if text == "n/a" else f"{text}<br>{n}", 10, ink, 0.78)
+    else:
+        _text(fig, x, y + 0.3, f"{text} · {n}", 11, ink, 0.78)
 
 
 def _outlines(fig, row, part, left, top, classes, chosen, changed, ink) -> None:
@@ -209,16 +224,17 @@ def _outlines(fig, row, part, left, top, classes, chosen, changed, ink) -> None:
         )  # fmt: skip
 
 
-def _row_label(fig, row: Row, top: float, size: int, ink: str, classes: Sequence[str]) -> None:
+def _row_label(fig, row: Row, top: float, label_x: float, ink: str, classes: Sequence[str]) -> None:
+    size = len(classes)
     fig.add_shape(
-        type="rect", x0=-LABEL_X, x1=-LABEL_X + 0.05, y0=top, y1=top + size, fillcolor=row.colour,
+        type="rect", x0=-label_x, x1=-0.994 * label_x + 0.02, y0=top, y1=top + size, fillcolor=row.colour,
         line={"width": 0},
     )  # fmt: skip
     label = figures.wrapped(row.label, 18, 3) + (
         "<br><span style='color:#D9534A'>⚠ leaks</span>" if row.leaks else ""
     )
     fig.add_annotation(
-        x=-LABEL_X + 0.14, y=top + size / 2, text=label, showarrow=False, xanchor="left", align="left",
+        x=-0.96 * label_x, y=top + size / 2, text=label, showarrow=False, xanchor="left", align="left",
         font={"size": 12, "color": ink},
     )  # fmt: skip
     for k, name in enumerate(short_names(classes)):

@@ -256,6 +256,17 @@ class Line:
     band: pd.DataFrame | None = None
 
 
+@dataclass(frozen=True)
+class Point:
+    """An operating point on ROC and precision-recall curves."""
+
+    label: str
+    colour: str
+    fpr: float
+    tpr: float
+    ppv: float
+
+
 def _square(fig: go.Figure, title_x: str, title_y: str, dark: bool, lines: int) -> go.Figure:
     below = 22 * lines
     fig.update_layout(
@@ -297,33 +308,55 @@ def _diagonal(fig: go.Figure, own: Tone) -> None:
     )  # fmt: skip
 
 
-def roc(lines: Sequence[Line], point: tuple[float, float] | None = None, *, dark: bool = False) -> go.Figure:
-    """ROC curves with bands; `point` marks an operating point (false positive rate, true positive rate)."""
+def roc(lines: Sequence[Line], points: Sequence[Point] = (), *, dark: bool = False) -> go.Figure:
+    """ROC curves with bands; `points` are ringed."""
     fig = go.Figure()
     _diagonal(fig, tone(dark))
     for line in lines:
         _add_line(fig, line, "fpr", "tpr")
-    if point:
-        _mark(fig, point, dark)
+    for point in points:
+        _ring(fig, point, point.fpr, point.tpr)
     return _square(fig, "1 − specificity", "Sensitivity", dark, len(lines))
 
 
-def precision_recall(lines: Sequence[Line], prevalence: float, *, dark: bool = False) -> go.Figure:
+def precision_recall(
+    lines: Sequence[Line], prevalence: float, points: Sequence[Point] = (), *, dark: bool = False
+) -> go.Figure:
     """Precision-recall curves with bands; the dotted line is the share of malignant images."""
     fig = go.Figure()
     fig.add_hline(y=prevalence, line={"color": tone(dark).faint, "width": 1, "dash": "dot"})
     for line in lines:
         _add_line(fig, line, "recall", "precision", "vh")
+    for point in points:
+        _ring(fig, point, point.tpr, point.ppv)
     return _square(fig, "Recall (sensitivity)", "Precision (PPV)", dark, len(lines))
 
 
-def _mark(fig: go.Figure, point: tuple[float, float], dark: bool) -> None:
+def _ring(fig: go.Figure, point: Point, x: float, y: float) -> None:
     fig.add_trace(
         go.Scatter(
-            x=[point[0]], y=[point[1]], mode="markers", name="operating point",
-            marker={"symbol": "circle-open", "size": 13, "color": tone(dark).ink, "line": {"width": 2}},
+            x=[x], y=[y], mode="markers", showlegend=False,
+            marker={"symbol": "circle-open", "size": 12, "color": point.colour, "line": {"width": 2.5}},
+            hovertemplate=f"operating point of {plain(point.label)}: %{{x:.3f}}, %{{y:.3f}}<extra></extra>",
         )
     )  # fmt: skip
+
+
+def by_threshold(
+    lines: Sequence[Line],
+    score: str,
+    title: str,
+    marks: Sequence[tuple[str, float]] = (),
+    *,
+    dark: bool = False,
+) -> go.Figure:
+    """A score by threshold (`operating.threshold_table`); `marks` are (colour, threshold in use)."""
+    fig = go.Figure()
+    for colour, place in marks:
+        fig.add_vline(x=place, line={"color": colour, "width": 1.5, "dash": "dot"})
+    for line in lines:
+        _add_line(fig, line, "threshold", score)
+    return _square(fig, "Threshold on the probability of malignancy", title, dark, len(lines))
 
 
 def reliability(lines: Sequence[Line], *, dark: bool = False) -> go.Figure:
@@ -405,7 +438,7 @@ def learning_curves(
     """Training (dotted) and validation (solid) by epoch.
 
     table: `run` (id), `name`, `split`, `epoch` and the measure; one row per run, epoch and split.
-    colours: of the runs, by id.
+    colours: run id -> colour, by the ids' hash unless given.
     """
     fig = go.Figure()
     colours = colours or run_colours(list(dict.fromkeys(table["run"].astype(str))))
@@ -673,6 +706,7 @@ def case_bars(cases: pd.DataFrame, *, dark: bool = False) -> go.Figure:
                     "diagnosed %{customdata[3]}<extra></extra>",
                     text=counts if len(rows) <= 30 else None, textposition="outside", cliponaxis=False,
                     textfont={"size": 10, "color": own.ink},
+                    selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},
                 )
             )  # fmt: skip
     fig.add_trace(
@@ -681,6 +715,7 @@ def case_bars(cases: pd.DataFrame, *, dark: bool = False) -> go.Figure:
         )
     )
     fig.update_layout(
+        clickmode="event+select", dragmode=False,
         template=template(dark), width=max(520, 90 + 13 * len(rows)), height=300,
         margin={"l": 60, "r": 14, "t": 40, "b": 70}, legend={"orientation": "h", "x": 0, "y": 1.05, "yanchor": "bottom"},
     )  # fmt: skip

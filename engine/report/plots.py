@@ -61,8 +61,8 @@ def matrices(contents: Contents, group: Group) -> Shown:
         for entry in group.comparison.entries
     ]
     figure = confusion.figure(rows, columns, classes)
-    cells = len(classes) * len(columns) + confusion.LABEL_X + confusion.GAP_X * (len(columns) - 1)
-    figure.update_layout(width=max(480, round(62 * cells)), template=figures.template())
+    cells = sum(confusion.widths(len(columns), len(classes)))
+    figure.update_layout(width=round(62 * cells), template=figures.template())
     alt = confusion.alt_text(rows, columns, classes)
     caption = (
         "Counts of images, rows true, columns predicted; colour is the share of the true class on one "

@@ -10,7 +10,7 @@ from typing import Any
 from engine.analysis.metrics import SCORES
 from engine.errors import EngineError
 from engine.report.contents import HEADLINE, Contents, Group, RunPart
-from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, options
+from engine.runs.config import FAST, DataConfig, ModelConfig, RunConfig, TrainingConfig, options
 
 FEW_CASES = 30
 LEVELS = {"leak": "This split leaks patients", "clean": "No leakage", "unknown": "Leakage unknown"}
@@ -249,12 +249,13 @@ def limits(contents: Contents) -> list[str]:
         found.append(
             f"{tried} runs were scored on {contents.split} images; the best of several is flattered by chance."
         )
-    if any(
-        run.config.get("training", {}).get("mode") == "fast" for run in contents.runs if run.kind == "train"
-    ):
-        found.append(
-            "Some runs were trained in the mode fast: training them again gives slightly other weights."
-        )
+    fast = [
+        contents.names[run.id]
+        for run in contents.runs
+        if run.config.get("training", {}).get("mode") == "fast" and run.kind != "import"
+    ]
+    if fast:
+        found.append(f"{FAST} This holds for {', '.join(fast)}.")
     if any(_is_breakhis(run) for run in contents.runs):
         found.append(
             "BreakHis is one collection of 82 slides in which malignant images are more than twice as frequent "

@@ -386,6 +386,17 @@ def _build(cls: type, record: dict[str, Any]) -> Any:
     return cls(**values)
 
 
+FAST = (
+    "Fast mode: not exactly resumable. Had it been interrupted, or trained again with the same seed, its bits would "
+    "differ."
+)
+
+
+def reproducibility(config: RunConfig) -> str:
+    """What must be said of every result of a run in fast mode (or with a member in it); empty in exact mode."""
+    return FAST if config.training.mode == "fast" else ""
+
+
 def options(*groups: type) -> Iterator[tuple[type, dataclasses.Field]]:
     """Every field that has a flag, group by group: what `--help` and the launch form are made from."""
     for group in groups or (DataConfig, ModelConfig, TrainingConfig, RunConfig):

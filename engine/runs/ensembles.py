@@ -21,11 +21,21 @@ from engine.analysis.predictions import classes_of
 from engine.analysis.subsets import Optimism, Search, search, search_optimism
 from engine.errors import EnsembleError, shorten
 from engine.runs import presets
-from engine.runs.config import NETWORKS, RunConfig
+from engine.runs.config import NETWORKS, RunConfig, TrainingConfig
 from engine.runs.folder import RunFolder, create, locate, summaries
 from engine.runs.joining import check_members, check_same_start
 from engine.runs.launch import enqueue
-from engine.runs.results import Compared, Progress, distinct, entry, finished, trained_on, worst_audit
+from engine.runs.results import (
+    Compared,
+    Progress,
+    common_mode,
+    distinct,
+    entry,
+    facts_of,
+    finished,
+    trained_on,
+    worst_audit,
+)
 from engine.share import access
 
 MAX_LISTED = 5000
@@ -171,7 +181,8 @@ def ensemble_runs(
         extra["id"] = saved.id
         if selection:
             extra["selection"] = saved.config().details["selection"]
-    return Compared(compare([*entries, own], reference=entries[0].id), audits, split, extra)
+    facts = facts_of([*members, saved] if saved else members)
+    return Compared(compare([*entries, own], reference=entries[0].id), audits, split, extra, **facts)
 
 
 def save_ensemble(
@@ -219,7 +230,12 @@ def save_ensemble(
     if selection:
         details |= {"locked": locked, "selection": selection.as_record(members, runs)}
     config = RunConfig(
-        kind="ensemble", name=name, data=first.data, classes=classes_of(last.table), details=details
+        kind="ensemble",
+        name=name,
+        data=first.data,
+        training=TrainingConfig(mode=common_mode(members)),
+        classes=classes_of(last.table),
+        details=details,
     )
     return finished(
         runs, config, f"ensemble_{method}", {split: part.table for split, part in parts.items()}, last.audit
@@ -437,7 +453,10 @@ def _queue(
     distinct(members)
     first = members[0].config()
     details = {"members": [folder.id for folder in members], **details}
-    config = replace(first, kind=kind, name=name, parent="", experiment="", details=details)
+    training = replace(first.training, mode=common_mode(members))
+    config = replace(
+        first, kind=kind, name=name, training=training, parent="", experiment="", details=details
+    )
     folder = create(
         runs,
         config,

@@ -4,6 +4,7 @@
     manifest.csv          launcher, once     the images and their split (see engine.data.manifest)
     status.json           launcher, then the worker while it holds `.lock`   state, progress, ETA, error
     label.json            the user           name, tags, notes: what may change
+    estimate.json         launcher, once     minutes and memory foreseen, where they were (see engine.runs.forecast)
     metrics.jsonl         worker, appended   one row per epoch and split; the last row per key wins
     pixels.json           worker, once       how images become pixels, stain reference, images left out
     predictions/<split>.csv  worker          see engine.analysis.predictions

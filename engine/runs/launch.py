@@ -21,7 +21,7 @@ from engine.data.datasets import with_task
 from engine.data.manifest import Manifest, read_manifest
 from engine.data.splits import SplitSpec, find_protocol, make_split, split_hash, split_warnings
 from engine.errors import ConfigError, EngineError, RunError, SplitError, shorten
-from engine.runs import catalog, executors, presets, supervisor
+from engine.runs import catalog, executors, forecast, presets, remedies, supervisor
 from engine.runs import folder as contract
 from engine.runs.config import EXECUTED, RunConfig, options, value_problems
 from engine.runs.folder import (
@@ -233,8 +233,12 @@ def prepare(
     manifest: Manifest | None = None,
     state: str = QUEUED,
     executor: str = LOCAL,
+    known: Sequence[forecast.Past] | None = None,
 ) -> RunFolder:
     """Make the folder of a run that can be executed.
+
+    Args:
+        known: what finished runs took (`forecast.known_runs`), where a caller prepares many.
 
     Raises:
         AccessError: whoever asks is no editor.
@@ -258,19 +262,32 @@ def prepare(
         split_hash=ready.split_hash,
         status=Status(executor=executor).moved(state),
     )
+    with contextlib.suppress(OSError):  # a number for the eye: never a reason to fail
+        forecast.keep(folder, forecast.expected(config, part_sizes(ready.manifest), runs, known))
     access.log(runs, "launch", folder.id, who)
     return folder
 
 
+def part_sizes(manifest: Manifest) -> tuple[int, int, int]:
+    """Images in train, val and test."""
+    counts = manifest.table["split"].value_counts()
+    return int(counts.get("train", 0)), int(counts.get("val", 0)), int(counts.get("test", 0))
+
+
 def start(
-    config: RunConfig, runs: Path, *, manifest: Manifest | None = None, executor: str = LOCAL
+    config: RunConfig,
+    runs: Path,
+    *,
+    manifest: Manifest | None = None,
+    executor: str = LOCAL,
+    known: Sequence[forecast.Past] | None = None,
 ) -> RunFolder:
     """Queue a run for a worker of its own and return at once; it outlives the caller.
 
     Args:
         executor: `local`, or `ray` (the runs folder must be connected to a cluster, see executors.ray).
     """
-    folder = prepare(config, runs, manifest=manifest, executor=executor)
+    folder = prepare(config, runs, manifest=manifest, executor=executor, known=known)
     enqueue(folder)
     return folder
 
@@ -283,7 +300,29 @@ def start_all(configs: list[RunConfig], runs: Path, *, executor: str = LOCAL) ->
         cache.setdefault(root, load_dataset(Path(root).expanduser()))
         for error in [*executors.find(executor).problems(runs), *problems(config, cache[root])]:
             raise error
-    return [start(config, runs, manifest=cache[config.data.root], executor=executor) for config in configs]
+    known = forecast.known_runs(runs)
+    return [
+        start(config, runs, manifest=cache[config.data.root], executor=executor, known=known)
+        for config in configs
+    ]
+
+
+def start_remedy(folder: RunFolder) -> RunFolder:
+    """Start a failed run once more with what its error asks for (`remedies.remedy`), as a run of its own.
+
+    Raises:
+        RunError: there is no remedy that another configuration could be.
+    """
+    config = folder.config()
+    found = remedies.remedy(config, folder.status().error)
+    if found is None:
+        raise RunError(
+            f"No other settings are known to help {folder.name}",
+            found=str((folder.status().error or {}).get("kind") or f"state {folder.state()}"),
+            remedy="Read its log, or resume it",
+        )
+    again = dataclasses.replace(found.config, name=folder.name, parent=folder.id)
+    return start(again, folder.runs, manifest=load_dataset(Path(again.data.root).expanduser()))
 
 
 def enqueue(folder: RunFolder) -> None:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from engine import files
-from engine.analysis.comparison import Comparison, Entry, compare
+from engine.analysis import review
+from engine.analysis.comparison import Comparison, Entry, align, compare
 from engine.analysis.ensemble import Fitted
 from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.importing import read_foreign
+from engine.analysis.operating import Rule, threshold_by
 from engine.analysis.predictions import classes_of
 from engine.errors import DataError, EngineError, EnsembleError, PredictionsError, RunError
-from engine.runs.config import NETWORKS, RunConfig
+from engine.runs.config import FAST, NETWORKS, RunConfig, TrainingConfig
 from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
 from engine.share import access
 
@@ -109,7 +111,25 @@ def import_predictions(
     Raises:
         PredictionsError: see `engine.analysis.importing.read_foreign`.
     """
-    table = read_foreign(sources, mapping)
+    return _imported(read_foreign(sources, mapping), sources, name, runs)
+
+
+def import_each(
+    sources: Sequence[Path], names: Sequence[str], runs: Path, *, mapping: Mapping[str, str] | None = None
+) -> list[RunFolder]:
+    """Make each file a run of its own; all are read before the first is written.
+
+    Raises:
+        PredictionsError: see `engine.analysis.importing.read_foreign`.
+    """
+    tables = [read_foreign([source], mapping) for source in sources]
+    return [
+        _imported(table, [source], name, runs)
+        for table, source, name in zip(tables, sources, names, strict=True)
+    ]
+
+
+def _imported(table: pd.DataFrame, sources: Sequence[Path], name: str, runs: Path) -> RunFolder:
     details = {
         "sources": [Path(source).name for source in sources],
         "sha256": [files.sha256(source) for source in sources],
@@ -154,6 +174,8 @@ class Compared:
     audits: Mapping[str, dict[str, Any]]
     split: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    modes: Mapping[str, str] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """The document of `compare --json` and `ensemble --json`."""
@@ -161,14 +183,18 @@ class Compared:
         for run in record["runs"]:
             audit = self.audits.get(run["id"], {})
             run["leakage"] = {"level": audit.get("level", "unknown"), "verdict": audit.get("verdict", "")}
+            run["cost"] = self.costs[run["id"]].as_record() if run["id"] in self.costs else None
+            run["reproducibility"] = self.modes.get(run["id"], "unknown")
         return record
 
     def as_text(self) -> str:
         """The same for people: scores with intervals, matrices, leakage."""
-        lines = []
+        lines = [f"{self.extra['sensitivity']}."] if "sensitivity" in self.extra else []
         for result in self.comparison.entries:
             audit = self.audits.get(result.id, {})
             lines += [f"{result.name} ({result.id})", f"  {audit.get('verdict', '')}"]
+            lines += [f"  {FAST}"] if self.modes.get(result.id) == "fast" else []
+            lines += [f"  {self.costs[result.id]}"] if result.id in self.costs else []
             lines += [f"  {name:>18}  {estimate}" for name, estimate in result.scores.items()]
             for part, matrix in result.confusion.items():
                 lines.append(f"  {part:>5} (rows true, columns predicted): {matrix}")
@@ -177,22 +203,124 @@ class Compared:
         names = {result.id: result.name for result in self.comparison.entries}
         for difference in self.comparison.differences:
             pair = f"{names[difference.id]} minus {names[difference.reference]}"
-            lines.append(f"{pair}, {difference.score}: {difference.estimate}, p = {difference.p:.3g}")
+            lines.append(
+                f"{pair}, {difference.score}: {difference.estimate}, sign-flip over cases p = {difference.p:.3g}, "
+                f"Holm over {difference.comparisons} p = {difference.p_holm:.3g}"
+            )
+        tests = {one.id: one for one in self.comparison.differences}
         lines += [
-            f"{key}: {value}" for key, value in self.extra.items() if isinstance(value, str | int | float)
+            f"{names[one.id]} against {names[one.reference]}: {one.mcnemar.first_only} images only the first has right, "
+            f"{one.mcnemar.second_only} only the second, exact McNemar p = {one.mcnemar.p:.3g} ({one.mcnemar.label})"
+            for one in tests.values()
+        ]
+        lines += [
+            f"{key}: {value}"
+            for key, value in self.extra.items()
+            if isinstance(value, str | int | float) and key != "sensitivity"
         ]
         return "\n".join(lines)
 
 
-def compare_runs(folders: Sequence[RunFolder], split: str = "test", **options: Any) -> Compared:
+def compare_runs(
+    folders: Sequence[RunFolder],
+    split: str = "test",
+    *,
+    rule: Rule | None = None,
+    without: Sequence[str] = (),
+    **options: Any,
+) -> Compared:
     """Score runs on the images all of them predicted in this split.
+
+    Args:
+        rule: how each run's operating point is chosen (on its validation predictions, where it says so).
+        without: kinds of marks (`engine.analysis.review`) whose images are left out: a sensitivity analysis,
+            whose label is the first thing that text and record say.
+        options: as `engine.analysis.comparison.compare`.
 
     Raises:
         RunError: one has no such predictions. PredictionsError: see `engine.analysis.comparison.align`.
     """
     distinct(folders)
-    result = compare([entry(folder, split) for folder in folders], **options)
-    return Compared(result, {folder.id: folder.audit() for folder in folders}, split)
+    entries = [entry(folder, split, _threshold(folder, rule or Rule())) for folder in folders]
+    extra: dict[str, Any] = {}
+    if without:
+        marked = review.marks(folders[0].path.parent)
+        common = align({one.id: one.predictions for one in entries}).frame
+        kept = review.without_marked(common, marked, without)
+        extra["sensitivity"] = kept.label
+        entries = [
+            replace(one, predictions=one.predictions[~one.predictions["image_id"].isin(kept.excluded)])
+            for one in entries
+        ]
+    if rule and rule.name != "argmax":
+        extra["operating_point"] = rule.text
+        extra["thresholds"] = {one.id: one.threshold for one in entries}
+    result = compare(entries, **options)
+    return Compared(
+        result, {folder.id: folder.audit() for folder in folders}, split, extra, **facts_of(folders)
+    )
+
+
+def _threshold(folder: RunFolder, rule: Rule) -> float | None:
+    there = rule.on_validation and "val" in folder.predicted_splits()
+    return threshold_by(rule, folder.predictions("val") if there else None)
+
+
+def facts_of(folders: Sequence[RunFolder]) -> dict[str, dict[str, Any]]:
+    """What is said beside the scores of runs: `costs` and `modes` by run."""
+    costs = {folder.id: found for folder in folders if (found := cost_of(folder))}
+    return {"costs": costs, "modes": {folder.id: mode_of(folder.config()) for folder in folders}}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What evaluating one image takes: milliseconds, and the squares that the networks see of it."""
+
+    ms: float
+    squares: float
+
+    def as_record(self) -> dict[str, float]:
+        return {"ms_per_image": round(self.ms, 2), "squares_per_image": self.squares}
+
+    def __str__(self) -> str:
+        seen = "one square" if self.squares == 1 else f"{self.squares:g} squares"
+        return f"{self.ms:,.0f} ms per image ({seen})"
+
+
+def cost_of(folder: RunFolder) -> Cost | None:
+    """What a run's predictions cost per image, of an ensemble all its members' together, of pooled folds their
+    mean; None where it was not measured (an import, an older run)."""
+    config = folder.config()
+    members = config.details.get("members") or ()
+    if config.kind not in ("ensemble", "pooled", "fusion"):
+        return cost_in(folder.status())
+    try:
+        costs = [cost_of(locate(folder.runs, run_id)) for run_id in members]
+    except RunError:
+        return None
+    known = [cost for cost in costs if cost]
+    if not known or len(known) < len(costs):
+        return None
+    share = 1 / len(known) if config.kind == "pooled" else 1
+    return Cost(sum(cost.ms for cost in known) * share, sum(cost.squares for cost in known) * share)
+
+
+def cost_in(status: Status) -> Cost | None:
+    """The cost that a worker has measured."""
+    numbers = status.numbers
+    if not numbers.get("squares_per_image"):
+        return None
+    return Cost(float(numbers["predict_ms_per_image"]), float(numbers["squares_per_image"]))
+
+
+def mode_of(config: RunConfig) -> str:
+    """`exact`, `fast` or, of another tool's predictions, `unknown`."""
+    return "unknown" if config.kind == "import" else config.training.mode
+
+
+def common_mode(folders: Sequence[RunFolder]) -> str:
+    """The mode of what is made from several runs: fast as soon as one of them is."""
+    return "fast" if any(mode_of(folder.config()) == "fast" for folder in folders) else "exact"
 
 
 def distinct(folders: Sequence[RunFolder]) -> None:
@@ -237,6 +365,7 @@ def pool_folds(folders: Sequence[RunFolder], name: str, runs: Path) -> RunFolder
         name=name,
         model=first.model,
         data=first.data,
+        training=TrainingConfig(mode=common_mode(folders)),
         classes=first.classes,
         details={"members": [folder.id for folder in folders]},
     )

@@ -1,13 +1,12 @@
 """Minutes and memory before a launch: a few real steps of the very loop that will train.
 
-Run as a process of its own (`measure`), so that the memory it reports is a worker's and not the caller's. What
-earlier runs of this machine took is `dashboard`'s and the run index' to add; this is the measured part.
+Run as a process of its own (`engine.runs.forecast.measure`), so that the memory it reports is a worker's and not
+the caller's. What earlier runs of this machine took is there, too; this is the measured part.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from engine.data.manifest import COLUMNS, Manifest
-from engine.errors import EngineError, TrainingError
+from engine.errors import EngineError
 from engine.runs import presets
 from engine.runs.config import RunConfig
 from engine.runs.folder import RunFolder, create
@@ -111,41 +110,6 @@ def probe(config: RunConfig, train: int, val: int, test: int) -> Estimate:
     rate = 1 / per_image if per_image else 1 / forward
     source = f"{STEPS} steps of {update} images on {device}" if step else f"16 images on {device}"
     return Estimate(epoch, seconds, memory, rate, source)
-
-
-def measure(config: RunConfig, train: int, val: int, test: int, timeout_s: float = 300.0) -> Estimate:
-    """`probe` in a process of its own: what a page or the command line asks.
-
-    Raises:
-        TrainingError: the probe failed; kind and remedy as training would have them.
-    """
-    request = {"config": config.to_record(), "counts": [train, val, test]}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "engine.training.estimate"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            cwd=Path(__file__).resolve().parents[2],
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TrainingError(
-            "The probe did not end in time",
-            found=f"{timeout_s:.0f} s",
-            remedy="Start without an estimate, or take a smaller model",
-            kind="timeout",
-        ) from error
-    answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
-    if "estimate" in answer:
-        return Estimate(**answer["estimate"])
-    error = answer.get("error") or {}
-    raise TrainingError(
-        error.get("message") or "The probe failed",
-        found=None if error else (done.stderr.splitlines() or ["no output"])[-1],
-        remedy=error.get("remedy"),
-        kind=error.get("kind") or "training",
-    )
 
 
 def _made_up(classes: tuple[str, ...], train: int, val: int) -> Manifest:

@@ -1,4 +1,4 @@
-"""Curves against scikit-learn, operating points and decision curves by hand."""
+"""Curves against scikit-learn, decision curves by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from sklearn import metrics as reference
 
 from engine.analysis import curves, intervals, metrics
 from engine.analysis.predictions import validate
-from engine.errors import PredictionsError
 
 
 def scored(seed: int = 0, images: int = 200) -> pd.DataFrame:
@@ -89,46 +88,6 @@ def test_risk_at_full_coverage_is_the_error_rate():
     assert table["coverage"].iloc[-1] == 1
     assert table["risk"].iloc[-1] == pytest.approx(1 - metrics.value("accuracy", result))
     assert table["risk"].iloc[0] <= table["risk"].iloc[-1]
-
-
-@pytest.mark.parametrize("bound", [0.8, 0.95, 1.0])
-def test_an_operating_point_keeps_its_promise_on_validation(bound):
-    table = scored(1)
-    point = curves.operating_point(table, "sensitivity", bound)
-    result = metrics.outcome(table, point.threshold)
-    assert metrics.value("sensitivity", result) == pytest.approx(point.sensitivity)
-    assert metrics.value("specificity", result) == pytest.approx(point.specificity)
-    assert point.sensitivity >= bound
-    rows = curves.threshold_table(table, np.linspace(0, 1, 401))
-    best = rows.loc[rows["sensitivity"] >= bound, "specificity"].max()
-    assert point.specificity == pytest.approx(best)
-
-
-def test_youden_is_the_greatest_sum():
-    table = scored(2)
-    point = curves.operating_point(table)
-    rows = curves.threshold_table(table, np.linspace(0, 1, 401))
-    assert point.sensitivity + point.specificity == pytest.approx(
-        (rows["sensitivity"] + rows["specificity"]).max()
-    )
-
-
-def test_operating_points_need_both_classes_and_a_reachable_bound():
-    table = scored()
-    with pytest.raises(PredictionsError, match="both classes"):
-        curves.operating_point(table[table["label"] == "benign"])
-    with pytest.raises(PredictionsError, match="No threshold reaches"):
-        curves.operating_point(table, "sensitivity", 1.5)
-    nothing = curves.operating_point(table, "specificity", 1.0)
-    assert metrics.value("specificity", metrics.outcome(table, nothing.threshold)) == 1
-
-
-def test_a_threshold_table_adds_up():
-    table = scored()
-    rows = curves.threshold_table(table)
-    assert (rows[["tp", "fn", "fp", "tn"]].sum(axis=1) == len(table)).all()
-    at = rows[np.isclose(rows["threshold"], 0.3)].iloc[0]
-    assert at["sensitivity"] == metrics.value("sensitivity", metrics.outcome(table, float(at["threshold"])))
 
 
 def test_one_class_only_gives_empty_curves_not_an_error():

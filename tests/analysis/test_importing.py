@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import comparison, ensemble, fitting, metrics, subsets
+from engine.analysis import comparison, ensemble, fitting, importing, metrics, subsets
 from engine.analysis.importing import read_foreign
 from engine.errors import PredictionsError
 
@@ -128,3 +128,42 @@ def test_a_real_ensemble_is_searched_on_validation_and_revealed_on_test(real):
     assert set(fits) == {"0", "1", "2", "3", "4"}
     assert len(stacked) == 1995
     assert answer.ties >= 0
+
+
+def test_columns_of_other_tools_are_recognised_one_per_meaning():
+    guessed = importing.guess_mapping(
+        ["Filename", "y_true", "y_prob", "Patient ID", "subset", "notes", "prob_x"]
+    )
+    assert guessed == {
+        "Filename": "image_id", "y_true": "label", "y_prob": "prob_malignant", "Patient ID": "case",
+        "subset": "split", "prob_x": "prob_x",
+    }  # fmt: skip
+    assert importing.guess_mapping(["image_id", "path", "score", "prob"]) == {
+        "image_id": "image_id",
+        "prob": "prob_malignant",
+    }
+
+
+def test_zeros_and_ones_are_classes_unless_the_file_names_say_otherwise(tmp_path):
+    names = ["SOB_B_A-14-22549AB-40-001.png", "SOB_M_DC-14-2523-40-001.png"]
+    good = pd.DataFrame({"image_id": names, "label": [0, 1], "prob_malignant": [0.2, 0.9]})
+    good.to_csv(tmp_path / "good.csv", index=False)
+    assert importing.read_foreign([tmp_path / "good.csv"])["label"].tolist() == ["benign", "malignant"]
+    good.assign(label=[1, 0]).to_csv(tmp_path / "bad.csv", index=False)
+    with pytest.raises(PredictionsError, match="contradict the BreakHis file names"):
+        importing.read_foreign([tmp_path / "bad.csv"])
+
+
+def test_files_of_the_same_images_are_models_of_their_own(tmp_path):
+    for name, rows in (("a", ["x", "y"]), ("b", ["y", "z"]), ("c", ["u"])):
+        pd.DataFrame({"file": rows, "prob": 0.5}).to_csv(tmp_path / f"{name}.csv", index=False)
+    a, b, c = (tmp_path / f"{name}.csv" for name in "abc")
+    assert importing.predict_the_same([a, b], {"file": "image_id"})
+    assert not importing.predict_the_same([a, c], {"file": "image_id"})
+
+
+def test_a_mapping_to_one_meaning_twice_is_refused(tmp_path):
+    pd.DataFrame({"file": ["x"], "p": [0.5], "q": [0.5]}).to_csv(tmp_path / "a.csv", index=False)
+    mapping = {"file": "image_id", "p": "prob_malignant", "q": "prob_malignant"}
+    with pytest.raises(PredictionsError, match="taken for the same"):
+        importing.read_foreign([tmp_path / "a.csv"], mapping)

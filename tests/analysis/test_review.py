@@ -69,3 +69,21 @@ def test_a_sensitivity_analysis_says_what_it_left_out(tmp_path):
     assert found.label.startswith("Sensitivity analysis: 1 of 3 images left out")
     with pytest.raises(PredictionsError, match="nothing is left"):
         review.without_marked(table[:1], review.marks(tmp_path))
+
+
+def test_undo_takes_the_last_step_of_the_same_person_back_and_twice_redoes_it(tmp_path):
+    assert review.undo(tmp_path, "Ana") is None
+    review.mark(tmp_path, "a", "discuss", "Ana", "look")
+    review.mark(tmp_path, "a", "discuss", "Ben")
+    review.undo(tmp_path, "Ana")
+    assert review.marks(tmp_path)["author"].tolist() == ["Ben"]
+    review.undo(tmp_path, "Ana")
+    again = review.marks(tmp_path).set_index("author")
+    assert again.loc["Ana", "note"] == "look"
+
+
+def test_flags_name_every_kind_of_an_image_once(tmp_path):
+    for who in ("Ana", "Ben"):
+        review.mark(tmp_path, "a", "wrong-label", who)
+    review.mark(tmp_path, "a", "artefact", "Ben")
+    assert review.flags(review.marks(tmp_path)) == {"a": "wrong label, artefact"}

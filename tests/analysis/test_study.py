@@ -58,7 +58,7 @@ def test_ours_stand_beside_the_studys_with_intervals_and_protocol():
             }
         ).assign(prob_benign=lambda t: 1 - t["prob_malignant"])
     )
-    config = {"model": {"name": "tf_efficientnet_b0"}, "data": {"protocol": "case"}, "train": {"seed": 3}}
+    config = {"model": {"name": "tf_efficientnet_b0"}, "data": {"protocol": "case"}, "training": {"seed": 3}}
     result = comparison.compare([comparison.Entry("r", "mine", table, config)], names=["accuracy"], draws=200)
     rows = study.beside(result.entries, {"r": config})
     assert len(rows) == 17

@@ -2,11 +2,11 @@
 
 import pytest
 
-from dashboard import forecast, launch_form
+from dashboard import launch_form
 from engine.data.audit import audit
 from engine.data.splits import SplitSpec, make_split, split_hash
 from engine.errors import ConfigError
-from engine.runs import launch
+from engine.runs import forecast, launch
 from engine.runs.config import RunConfig
 from engine.runs.launch import Prepared
 
@@ -87,50 +87,6 @@ def test_a_batch_larger_than_the_training_part_is_a_doubt(prepared):
     assert any(
         "larger than the training part" in text for text in launch_form.doubts(config, ready, {0: ready})
     )
-
-
-# --- minutes and memory --------------------------------------------------------------------------------
-def past(**values):
-    config = RunConfig().changed(training__recipe="modern", training__epochs=2, model__image_size=100)
-    return forecast.Past(
-        **{
-            "name": "before",
-            "config": config,
-            "train_images": 100,
-            "val_images": 50,
-            "train_s": 10.0,
-            "val_s": 2.0,
-            "rest_s": 0.0,
-            "memory_mb": 500.0,
-        }
-        | values
-    )
-
-
-def test_time_grows_with_images_epochs_and_pixels():
-    config = past().config
-    assert forecast.forecast(config, 100, 50, [past()]).seconds == pytest.approx(24.0)
-    assert forecast.forecast(config.changed(training__epochs=4), 100, 50, [past()]).seconds == pytest.approx(
-        48.0
-    )
-    assert forecast.forecast(config, 200, 100, [past()]).seconds == pytest.approx(48.0)
-    assert forecast.forecast(
-        config.changed(model__image_size=200), 100, 50, [past()]
-    ).seconds == pytest.approx(96.0)
-
-
-def test_what_was_never_run_here_is_not_known_rather_than_guessed():
-    other = past().config.changed(model__name="tf_efficientnet_b0")
-    assert forecast.forecast(other, 100, 50, [past()]) == forecast.UNKNOWN
-    assert forecast.forecast(past().config, 100, 50, []) == forecast.UNKNOWN
-
-
-def test_a_finished_run_says_what_an_epoch_took(finished_run):
-    table = finished_run.manifest().table
-    record = forecast.past("x", finished_run.config(), finished_run.metrics(), table["split"], 1000.0, 700.0)
-    assert record is not None
-    assert record.train_s == pytest.approx(21.5)
-    assert record.train_images == int((table["split"] == "train").sum())
 
 
 def test_the_cost_of_a_launch_is_a_sum_with_its_sources_and_what_is_not_known():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dashboard import compare_panels, compare_view, gallery, tick_list
-from dashboard.compare_view import Cell, Line, Point, View
-from engine.analysis import comparison
+from dashboard import compare_below, compare_table, compare_view, gallery, import_form, tick_list
+from dashboard.compare_view import Cell, Line, View
+from engine.analysis import comparison, review
+from engine.analysis.operating import Rule
 from engine.errors import PredictionsError
-from engine.report import confusion
+from engine.report import confusion, score_table
 from engine.runs.folder import locate
 
 CLASSES = ("benign", "malignant")
@@ -81,7 +83,7 @@ def test_the_score_table_shows_interval_baseline_leak_and_escapes_names(two):
     entries = [comparison.Entry(f.id, f.id, f.predictions("test")) for f in two]
     found = comparison.compare(entries, names=["balanced_accuracy"], reference=two[0].id, draws=200)
     lines = [Line(two[0].id, "<script>x</script>", "#111111", True), Line(two[1].id, "B", "#222222", False)]
-    html = compare_view.score_table_html(found, lines, ["balanced_accuracy"], two[0].id)
+    html = compare_table.html(found, lines, ["balanced_accuracy"], two[0].id)
     one = found.entries[0].scores["balanced_accuracy"]
     assert f"{one.value:.3f}" in html
     assert f"[{one.low:.3f}, {one.high:.3f}]" in html
@@ -96,11 +98,11 @@ def test_sorting_puts_the_best_first_and_keeps_the_order_without_a_score(two):
     found = comparison.compare(entries, names=["accuracy", "brier"], with_intervals=False)
     lines = [Line(f.id, f.name, "#111111", False) for f in two]
     values = {entry.id: entry.scores for entry in found.entries}
-    by_accuracy = [line.id for line in compare_view.sorted_lines(lines, found, "accuracy")]
+    by_accuracy = [line.id for line in compare_table.sorted_lines(lines, found, "accuracy")]
     assert values[by_accuracy[0]]["accuracy"].value >= values[by_accuracy[1]]["accuracy"].value
-    by_brier = [line.id for line in compare_view.sorted_lines(lines, found, "brier")]
+    by_brier = [line.id for line in compare_table.sorted_lines(lines, found, "brier")]
     assert values[by_brier[0]]["brier"].value <= values[by_brier[1]]["brier"].value
-    assert compare_view.sorted_lines(lines, found, "") == lines
+    assert compare_table.sorted_lines(lines, found, "") == lines
 
 
 def test_pages_of_the_gallery_stay_in_range():
@@ -203,22 +205,20 @@ def test_intervals_are_computed_once_and_then_known(two, runs_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["Calibration", "Referral", "Learning"])
+@pytest.mark.parametrize("kind", ["Threshold", "Calibration", "Risk-coverage", "Learning"])
 def test_every_kind_of_curve_is_drawn(app, two, kind):
     at = app("compare", runs=f"{two[0].id},{two[1].id}", view="Curves", curve=kind)
     assert not at.exception
 
 
-def test_points_of_a_link_round_trip_and_nonsense_means_the_most_probable_class():
-    for point in (Point(), Point("fixed", 0.42), Point("youden"), Point("sensitivity", 0.95)):
-        assert compare_view.parse_point(point.text) == point
-    for text in ("2", "sensitivity:0.1", "sensitivity:x", "0.4:0.5", "maximum"):
-        assert compare_view.parse_point(text) == Point()
+def test_a_rule_of_the_link_that_makes_no_sense_is_the_most_probable_class():
+    assert compare_view.rule_of("sensitivity:0.95") == Rule("sensitivity", 0.95)
+    assert compare_view.rule_of("nonsense") == Rule()
 
 
 def test_a_point_chosen_on_validation_keeps_its_promise_there_and_is_locked_for_test(app, said, two):
     bound = 0.9
-    thresholds = compare_view.thresholds_at([folder.id for folder in two], Point("sensitivity", bound))
+    thresholds = compare_view.thresholds_at([folder.id for folder in two], Rule("sensitivity", bound))
     for folder, threshold in zip(two, thresholds, strict=True):
         table = folder.predictions("val")
         malignant = table[table["label"] == "malignant"]
@@ -241,17 +241,19 @@ def test_a_threshold_in_the_link_moves_every_score(app, said, two):
 def test_latex_has_a_row_per_entry_and_escapes_names(two):
     entries = [comparison.Entry(f.id, f.id, f.predictions("test")) for f in two]
     found = comparison.compare(entries, names=["accuracy"], draws=100)
-    lines = [Line(two[0].id, "B0_50% & more", "#111111", False), Line(two[1].id, "plain", "#222222", False)]
-    text = compare_view.score_latex(found, lines, ["accuracy"])
+    labels = {two[0].id: "B0_50% & more", two[1].id: "plain"}
+    text = score_table.latex(found, ["accuracy"], labels)
     assert r"B0\_50\% \& more & " in text
-    assert text.count(r" \\") == 4
+    assert text.count(r" \\") == 5  # head, two entries, a difference, the baseline
     assert f"{found.entries[0].scores['accuracy'].value:.3f}" in text
 
 
 def test_predictions_of_another_tool_become_an_entry(two, runs_dir):
     table = two[0].predictions("test")
     text = table.assign(score=table["prob_malignant"])[["image_id", "score"]].to_csv(index=False)
-    saved = compare_panels.import_uploads([("../keras.csv", text.encode())], "", "score = prob_malignant")
+    saved = import_form.save(
+        [("../keras.csv", text.encode())], [""], {"image_id": "image_id", "score": "prob_malignant"}
+    )[0]
     folder = locate(runs_dir, saved)
     assert folder.name == "keras"
     assert folder.config().kind == "import"
@@ -262,7 +264,7 @@ def test_predictions_of_another_tool_become_an_entry(two, runs_dir):
 
 def test_a_file_that_is_no_table_is_refused_with_the_remedy(runs_dir):
     with pytest.raises(PredictionsError) as caught:
-        compare_panels.import_uploads([("notes.csv", b"hello\nworld\n")], "x", "")
+        import_form.save([("notes.csv", b"hello\nworld\n")], ["x"], {})
     assert caught.value.remedy
     assert not list(runs_dir.glob("2*"))
 
@@ -270,13 +272,142 @@ def test_a_file_that_is_no_table_is_refused_with_the_remedy(runs_dir):
 def test_images_of_an_import_are_found_by_name_in_other_runs_manifests(two, runs_dir):
     table = two[0].predictions("test")
     text = table[["image_id", "prob_malignant"]].to_csv(index=False)
-    saved = compare_panels.import_uploads([("a.csv", text.encode())], "a", "")
+    saved = import_form.save([("a.csv", text.encode())], ["a"], {})[0]
     paths = compare_view.image_paths([saved])
     assert set(table["image_id"]) <= set(paths)
 
 
-def test_mappings_are_read_line_by_line():
-    assert compare_panels.parse_mapping("a = b\n\nnonsense\n c=d ") == {"a": "b", "c": "d"}
+def test_each_file_becomes_an_entry_of_its_own_or_none_does(two, runs_dir):
+    files = []
+    for folder in two:
+        table = folder.predictions("test")[["image_id", "prob_malignant"]]
+        files.append((f"{folder.name}.csv", table.to_csv(index=False).encode()))
+    mapping = {"image_id": "image_id", "prob_malignant": "prob_malignant"}
+    before = len(list(runs_dir.glob("2*")))
+    with pytest.raises(PredictionsError):
+        import_form.save(
+            [*files, ("bad.csv", b"image_id,prob_malignant\nx,2\n")], ["", "", ""], mapping, each=True
+        )
+    assert len(list(runs_dir.glob("2*"))) == before
+    saved = import_form.save(files, ["", "renamed"], mapping, each=True)
+    assert [locate(runs_dir, run_id).name for run_id in saved] == ["first", "renamed"]
+
+
+def test_a_mapping_says_what_it_lacks():
+    assert "file name" in import_form.problem({"p": "prob_malignant"})
+    assert "probability" in import_form.problem({"f": "image_id"})
+    assert "mean the same" in import_form.problem(
+        {"f": "image_id", "p": "prob_malignant", "q": "prob_malignant"}
+    )
+    assert "other classes" in import_form.problem({"f": "image_id", "p": "prob_ductal"})
+    assert import_form.problem({"f": "image_id", "p": "prob_malignant", "x": ""}) == ""
+    assert import_form.meanings_of("p_ductal")["prob_ductal"] == "probability of “ductal”"
+    assert list(import_form.meanings_of("prob_benign")) == list(import_form.MEANINGS)
+
+
+def test_marked_images_are_left_out_and_it_says_so_everywhere(app, said, two, runs_dir):
+    image = str(two[0].predictions("test")["image_id"].iloc[0])
+    review.mark(runs_dir, image, "wrong-label", "Ana")
+    ids = ",".join(folder.id for folder in two)
+    whole = app("compare", runs=ids)
+    n = len(two[0].predictions("test"))
+    assert f"n = {n} images" in said(whole)
+    assert "wrong label" in said(app("compare", runs=ids, bucket="marked"))
+    without = app("compare", runs=ids, without="wrong-label")
+    assert not without.exception
+    text = said(without)
+    assert f"Sensitivity analysis: 1 of {n} images left out (marked wrong label); not the main result" in text
+    assert f"n = {n - 1} images" in text
+    view = View(tuple(folder.id for folder in two), without=("wrong-label",))
+    table = score_table.rows(
+        compare_view.compare(view, False), view.names, analysis=compare_view.sensitivity(view)
+    )
+    assert table["analysis"].str.startswith("Sensitivity analysis").all()
+
+
+def test_a_threshold_tried_out_on_test_is_called_exploratory(app, said, two):
+    assert "Exploratory" in said(app("compare", runs=two[0].id, threshold="0.4"))
+    assert "Exploratory" not in said(app("compare", runs=two[0].id, threshold="0.4", split="val"))
+    assert "locked before these images" in said(app("compare", runs=two[0].id, threshold="youden"))
+
+
+def test_an_interval_that_cannot_be_made_is_explained_with_the_way_out(app, said, two):
+    few = {
+        case for _, rows in two[0].predictions("test").groupby("label") for case in rows["case"].unique()[:1]
+    }
+    for folder in two:
+        table = folder.predictions("test")
+        folder.write_predictions("test", table[table["case"].isin(few)])
+    text = said(app("compare", runs=two[0].id))
+    assert "no interval can be made" in text
+    assert "What to do" in text
+    assert "pool" in text
+
+
+def test_paired_tests_are_in_words_with_mcnemars_caveat(app, said, two):
+    at = app("compare", runs=f"{two[0].id},{two[1].id}", ref=two[0].id)
+    assert "McNemar: image level, ignores that images share patients" in said(at)
+    table = next(one.value for one in at.dataframe if "p, exact McNemar" in one.value.columns)
+    assert list(table["Entry"]) == ["second"]
+    right = [np.asarray(predicted_right(folder)) for folder in two]
+    assert table["Only this one right"].iloc[0] == (right[1] & ~right[0]).sum()
+
+
+def test_entries_that_differ_in_the_seed_only_show_both_spreads(app, said, make_run):
+    ids = [make_run(name=f"seed {seed}", seed=seed).id for seed in (1, 2, 3)]
+    text = said(app("compare", runs=",".join(ids)))
+    assert "3 entries differ in the training seed only" in text
+    assert "seed SD" in text
+    assert "case SE" in text
+
+
+def test_the_subtype_table_counts_right_images_and_what_the_wrong_ones_were_called(app, said, two):
+    view = View((two[0].id,))
+    counts = compare_below.slice_counts(view, "subtype")
+    table = two[0].predictions("test")
+    right = predicted_right(two[0])
+    for subtype, rows in table.groupby("subtype"):
+        own = counts[str(subtype)]
+        assert own[two[0].id][0] == right[rows.index].sum()
+        assert own["cases"] == rows["case"].nunique()
+        assert own["truly"] == rows["label"].iloc[0]
+    text = said(app("compare", runs=two[0].id, view="Slices"))
+    first = str(table["subtype"].iloc[0])
+    assert f"{counts[first][two[0].id][0]} / {counts[first]['images']}" in text
+
+
+def test_differing_settings_stand_under_the_scores_and_are_tinted(app, said, make_run):
+    ids = [make_run(name="a", seed=1).id, make_run(name="b", seed=1, model="tf_efficientnet_b0", epochs=3).id]
+    text = said(app("compare", runs=",".join(ids), view="Settings"))
+    assert "Balanced accuracy" in text[text.index("Setting") :]
+    assert "model.name" in text
+    assert "training.recipe" not in text
+    assert "differs: " in text
+
+
+def test_folds_have_no_image_in_common_and_can_be_pooled_with_one_click(app, said, make_run, runs_dir):
+    folds = [make_run(name=f"fold {k}", seed=1) for k in (0, 1)]
+    for k, folder in enumerate(folds):
+        config = folder.config().changed(data__fold=k)
+        (folder.path / "config.json").write_text(_with_config(folder, config))
+        table = folder.predictions("test")
+        own = sorted(table["case"].unique())[k::2]
+        folder.write_predictions("test", table[table["case"].isin(own)])
+    at = app("compare", runs=",".join(folder.id for folder in folds))
+    assert "no image in common" in said(at)
+    assert "2 folds of one cross-validation" in said(at)
+    at.button(key="compare_pool").click().run()
+    assert not at.exception
+    pooled = [one for one in runs_dir.glob("*pooled*") if one.is_dir()]
+    assert len(pooled) == 1
+    assert len(locate(runs_dir, pooled[0].name).predictions("test")) == len(
+        make_run(seed=1).predictions("test")
+    )
+
+
+def _with_config(folder, config) -> str:
+    record = json.loads((folder.path / "config.json").read_text())
+    return json.dumps({**record, **config.to_record()})
 
 
 def predicted_right(folder) -> np.ndarray:
@@ -329,7 +460,7 @@ def test_a_click_on_a_cell_opens_its_images_and_the_link_restores_them_elsewhere
     page.wait_for_timeout(3000)
     box = plot.bounding_box()
     assert box is not None
-    names, cells = confusion.LABEL_X, 5 * (2 + confusion.GAP_X) - confusion.GAP_X + 0.05
+    names, cells = confusion.widths(5, 2)
     x = box["x"] + box["width"] * (names + 0.5) / (names + cells)
     y = box["y"] + confusion.HEAD_PX + 1.5 * confusion.CELL_PX  # first entry, 40X, malignant as benign
     page.mouse.click(x, y)

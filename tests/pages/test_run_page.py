@@ -1,8 +1,11 @@
 """The run page: live, its results, its failure; links that name no run."""
 
+import json
 import shutil
+from dataclasses import replace
 
 from engine.runs import folder as run_folder
+from engine.runs import forecast
 
 
 def test_an_unknown_id_is_a_sentence(app, said):
@@ -70,6 +73,33 @@ def test_a_failure_shows_its_remedy_and_can_be_resumed(app, said, make_run):
     assert "ran out of memory" in text
     assert "Halve the batch size" in text
     assert "Resume" in [button.label for button in at.button]
+
+
+def test_memory_exhausted_is_cured_by_one_click(app, make_run, monkeypatch):
+    from engine.runs import launch
+
+    folder = make_run(name="broken", state="failed")
+    started = []
+    monkeypatch.setattr(launch, "start_remedy", lambda run: started.append(run.id) or folder)
+    at = app("run", id=folder.id)
+    (cure,) = [button for button in at.button if button.label == "Start with batch 16, accumulation 2"]
+    cure.click().run()
+    assert started == [folder.id]
+
+
+def test_fast_mode_the_forecast_and_the_cost_stand_beside_the_scores(app, said, make_run):
+    folder = make_run(name="quick and dirty")
+    config = json.loads((folder.path / "config.json").read_text())
+    config["training"]["mode"] = "fast"
+    (folder.path / "config.json").write_text(json.dumps(config))
+    forecast.keep(folder, forecast.Forecast(100.0, 700.0, "scaled from another"))
+    numbers = {"predict_ms_per_image": 142.0, "squares_per_image": 24, "peak_memory_mb": 770.0}
+    folder.write_status(replace(folder.status(), numbers=numbers))
+    text = said(app("run", id=folder.id))
+    assert "Fast mode: not exactly resumable" in text
+    assert "142 ms per image (24 squares)" in text
+    assert "Foreseen: 1 min 40 s and 700 MB (scaled from another)" in text
+    assert "(+10%)" in text
 
 
 def test_an_interrupted_run_says_that_its_worker_is_gone(app, said, make_run):

@@ -1,5 +1,8 @@
 """The launch form: one page, three groups, all problems together, one button."""
 
+import json
+import subprocess
+
 import fabricate
 import pytest
 
@@ -131,15 +134,17 @@ def test_the_button_starts_exactly_what_was_stated(app, sample, runs_dir, monkey
 
 
 def test_what_never_ran_here_is_measured_model_by_model_and_then_stated(app, said, sample, monkeypatch):
-    from dashboard import forecast, measure
+    from engine.runs import forecast
 
     asked = []
 
-    def few_steps(config, *sizes):
-        asked.append(config.model.name)
-        return forecast.Forecast(60.0, 700.0, "a measurement")
+    def few_steps(command, *, input, **options):
+        config = json.loads(input)["config"]
+        asked.append(config["model"]["name"])
+        found = {"seconds": 60.0, "memory_mb": 700.0, "seconds_per_epoch": 20.0, "source": "4 steps on cpu"}
+        return subprocess.CompletedProcess(command, 0, json.dumps({"estimate": found}), "")
 
-    monkeypatch.setattr(measure, "measure", few_steps)
+    monkeypatch.setattr(forecast.subprocess, "run", few_steps)
     models = "tf_efficientnet_lite0,tf_efficientnet_lite1"
     at = app(
         "train",
@@ -156,6 +161,6 @@ def test_what_never_ran_here_is_measured_model_by_model_and_then_stated(app, sai
     assert not at.exception
     assert asked == models.split(",")
     assert (
-        "6 runs</b> = 2 models × 1 fold × 3 seeds · about 6 min 00 s one after another, up to 700 MB"
+        "6 runs</b> = 2 models × 1 fold × 3 seeds · about 6 min 00 s one after another, up to 20 s an epoch, up to 700 MB"
         in said(at)
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import curves, ensemble, metrics, roles, subsets
+from engine.analysis import curves, ensemble, metrics, operating, roles, subsets
 from engine.analysis.intervals import Estimate
 from engine.analysis.predictions import validate
 from engine.report import figures
@@ -77,7 +77,10 @@ def test_every_figure_is_drawn_in_both_themes(dark):
     audit = roles.audit_roles({"m0": None}, table)
     epochs = pd.DataFrame({"run": ["r"] * 4, "name": ["R"] * 4, "split": ["train", "val"] * 2, "epoch": [1, 1, 2, 2], "loss": [3, 4, 2, 3]})  # fmt: skip
     drawn = [
-        figures.roc(line(curves.roc(result)), (0.1, 0.9), dark=dark),
+        figures.roc(line(curves.roc(result)), [figures.Point("A", "#44AA99", 0.1, 0.9, 0.8)], dark=dark),
+        figures.by_threshold(
+            line(operating.threshold_table(table)), "ppv", "PPV", [("#44AA99", 0.4)], dark=dark
+        ),
         figures.precision_recall(line(curves.precision_recall(result)), 0.5, dark=dark),
         figures.reliability(line(curves.reliability(result)), dark=dark),
         figures.decision_curve(line(curves.decision_curve(result)), dark=dark),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny_runs
 
+from engine.runs import forecast
 from engine.runs.config import ModelConfig, RunConfig, TrainingConfig
 from engine.training import estimate
 
@@ -35,6 +36,6 @@ def test_measuring_in_another_process_reports_a_workers_memory():
         model=ModelConfig(name="tf_efficientnet_lite0", image_size=32),
         training=TrainingConfig(batch_size=2, device="cpu"),
     )
-    found = estimate.measure(config, 100, 20, 20)
-    assert found.seconds_per_epoch > 0
+    found = forecast.measure(config, (100, 20, 20))
+    assert found.epoch_s > 0
     assert 100 < found.memory_mb < 4000
