@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,7 +77,7 @@ def train(folder: RunFolder, report: Reporter) -> str:
         raise failure from error
     finally:
         if fit is not None:
-            fit.group.leave()
+            fit.close()
     return COMPLETED
 
 
@@ -174,6 +175,8 @@ class Fit:
         self.folder, self.report, self.config, self.recipe = folder, report, config, recipe
         self.where = "before the first step"
         self.group = distributed.join()
+        self.beside = ExitStack()
+        self.beside.callback(self.group.leave)
         given = config.training
         self.device: Device = choose(distributed.local_device(given.device), given.precision)
         report.status = replace(report.status, epochs=recipe.epochs)
@@ -215,6 +218,10 @@ class Fit:
             self._train_epoch()
             self._validate_epoch()
         self._predict()
+
+    def close(self) -> None:
+        """End what runs beside this process: its loader processes, and its part in a group."""
+        self.beside.close()
 
     def _is_exhausted(self) -> bool:
         """Early stopping: validation has not improved for `patience` epochs."""
@@ -289,6 +296,7 @@ class Fit:
             self.recipe.seed,
         )
         self.loader = Loader(images, self.device, given.workers)
+        self.beside.callback(self.loader.close)
         table = self.manifest.table.iloc[train.rows]
         self.strata = (table["label"] + "/" + table["magnification"]).to_numpy(dtype=str)
 
@@ -472,7 +480,7 @@ class Fit:
         """Dropout, stochastic depth and mixing of this step, whatever was drawn before."""
         stream = self.step + self.group.rank * 1_000_000_007  # other images, other dropout
         seed = sample_seed(self.recipe.seed, STEP_STREAM - self.epoch, stream)
-        torch.manual_seed(seed)
+        self.device.seed(seed)
         if self.mixer is not None:
             np.random.seed(seed % 2**32)  # timm draws from numpy's global state
 
