@@ -261,7 +261,7 @@ def _settings(view: View, summaries: Sequence[Summary], lines: list[Line]) -> No
         st.info("Tick a second entry to see what differs.", icon=":material/check:")
         return
     table = differing(summaries)
-    scores = compare_view.compare(view, compare_view.is_ready(view))
+    scores = compare_view.compare(view, with_intervals=True)
     st.html(compare_table.settings_html(table, scores, lines, view.names))
     st.caption(
         "Scores above, then only the settings that differ; tinted: other than in the first entry. "

@@ -212,7 +212,7 @@ def draw(summaries: Sequence[Summary], labels: Mapping[str, str], split: str) ->
     view = View(ids, split)
     whole = compare_view.aligned(view)
     powers = compare_view.magnifications(whole)
-    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="bottom"):
         selection.option("split", SPLITS, "Images", "test")
         shown = selection.option("mag", {"all": "All", **{p: p for p in powers}}, "Magnification", "all")
         reference = _reference(ids, labels)
@@ -337,7 +337,7 @@ def _reference(ids: Sequence[str], labels: Mapping[str, str]) -> str:
         known,
         format_func=lambda run_id: labels.get(run_id, run_id) if run_id else "nothing",
         key=key,
-        width=190,
+        width=140,
     )
     selection.choice_to_url("ref", key, "")
     if missing:
@@ -355,7 +355,7 @@ def _table_footer(words, download, table: Comparison, lines: list[Line], view: V
     where = "" if view.magnification == "all" else f" at {view.magnification}"
     gaps = (
         " Δ: paired difference to the reference at the same draws, p by sign-flip over cases, Holm."
-        if table.differences
+        if table.differences and view.reference
         else ""
     )
     words.caption(

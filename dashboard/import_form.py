@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import places, predict_view, tick_list, widgets
+from dashboard import cached, places, predict_view, tick_list, widgets
 from engine.analysis import importing
 from engine.errors import EngineError, PredictionsError
 from engine.runs import results
@@ -94,6 +94,22 @@ def save(
     return [folder.id for folder in made]
 
 
+def beside(ticked: Sequence[str], saved: Sequence[str]) -> list[str]:
+    """What is ticked after an import: the entries that predicted the same images too, and what was imported."""
+
+    def images(run_id: str) -> set[str]:
+        try:
+            return set(cached.predictions(run_id)["image_id"])
+        except EngineError:
+            return set()
+
+    own = images(saved[0])
+    kept = [
+        run_id for run_id in ticked if len(own & images(run_id)) > 0.5 * min(len(own), len(images(run_id)))
+    ]
+    return [*kept, *saved]
+
+
 # --- drawing -------------------------------------------------------------------------------------------
 def draw(key: str) -> None:
     """The button that opens the form; what is imported is ticked in the list `key`."""
@@ -143,7 +159,7 @@ def _form(key: str) -> None:
         except PredictionsError as error:
             widgets.show_error(error)
             return
-        tick_list.change(key, [*tick_list.chosen(key), *saved])
+        tick_list.change(key, beside(tick_list.chosen(key), saved))
         st.toast(f"{widgets.counted(len(saved), 'entry', 'entries')} imported", icon=":material/check:")
         st.rerun()
 

@@ -541,7 +541,11 @@ class Spread:
     case_se: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} · seed SD {self.seed_sd:.3f} ({self.runs} runs) · case SE {self.case_se:.3f}"
+        mean, seeds, cases = (
+            "n/a" if np.isnan(number) else f"{number:.3f}"
+            for number in (self.mean, self.seed_sd, self.case_se)
+        )
+        return f"{mean} · seed SD {seeds} ({self.runs} runs) · case SE {cases}"
 
 
 def seed_spread(

@@ -7,20 +7,36 @@ scikit-learn.
 
 from __future__ import annotations
 
+import io
+import tempfile
 from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 from time import perf_counter, process_time
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from engine.analysis import comparison, intervals, metrics
 from engine.analysis.comparison import Entry
 from engine.analysis.metrics import DEFAULT_SCORES, Outcome
 from engine.analysis.predictions import validate
+from engine.data.images import encode_png
 from engine.data.manifest import MAGNIFICATIONS
+from engine.data.thumbnails import thumbnail_jpeg
+from engine.report import confusion
 
-LIMITS = {"tables": 0.3, "balanced_accuracy": 0.1, "auroc": 0.5, "average_precision": 0.5, "table": 5.0}
+GALLERY = 15  # images on a page of the gallery
+LIMITS = {
+    "gallery": 0.5,
+    "matrices": 0.3,
+    "tables": 0.3,
+    "balanced_accuracy": 0.1,
+    "auroc": 0.5,
+    "average_precision": 0.5,
+    "table": 5.0,
+}
 Note = Callable[[str], None]
 
 
@@ -98,7 +114,40 @@ def run(
     ours = best_of(lambda: comparison.compare(items, draws=draws), 1)
     what = f"{entries} entries x {len(DEFAULT_SCORES)} scores, intervals, differences, permutation tests"
     records.append(_record("table", what, ours, None))
+    note("drawing the matrices")
+    table = comparison.compare(items, with_intervals=False)
+    rows = [confusion.Row(one.id, one.name, "#44AA99", one.confusion) for one in table.entries]
+    parts = [*MAGNIFICATIONS, "all"]
+    ours = best_of(lambda: confusion.figure(rows, parts, table.aligned.classes).to_json())
+    records.append(_record("matrices", f"figure of {entries} x {len(parts)} confusion matrices", ours, None))
+    note("a page of the gallery")
+    first, ours, theirs = _gallery()
+    detail = f"the first time, from PNG: {1000 * first:.0f} ms"
+    what = f"{GALLERY} stored thumbnails beside decoding 700 x 460 PNG with PIL"
+    records.append(_record("gallery", what, ours, theirs, detail))
     return records
+
+
+def _gallery() -> tuple[float, tuple[float, float], float]:
+    """(seconds to make a page of thumbnails, seconds to read it again, seconds of PIL from the files)."""
+    drawn = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch) / f"{k}.png" for k in range(GALLERY)]
+        for file in files:  # noise on a coarse grid: about as large as a real image of BreakHis
+            coarse = drawn.integers(120, 230, (46, 70, 3), dtype=np.uint8)
+            fine = np.kron(coarse, np.ones((10, 10, 1), dtype=np.uint8))
+            file.write_bytes(encode_png(fine + drawn.integers(0, 25, fine.shape, dtype=np.uint8)))
+
+        def page() -> list[bytes]:
+            return [thumbnail_jpeg(file, 320, Path(scratch) / "store") for file in files]
+
+        def slow() -> None:
+            for file in files:
+                with Image.open(file) as image:
+                    image.convert("RGB").resize((320, 210)).save(io.BytesIO(), "JPEG")
+
+        first, _ = best_of(page, 1)
+        return first, best_of(page), best_of(slow, 1)[0]
 
 
 def _record(key: str, what: str, times: tuple[float, float], theirs: float | None, detail: str = "") -> dict:

@@ -37,6 +37,20 @@ class Row:
     leaks: bool = False
 
 
+@dataclass(frozen=True)
+class _Canvas:
+    """Shapes and annotations, gathered to be given to the figure at once."""
+
+    shapes: list[dict]
+    notes: list[dict]
+
+    def shape(self, **values) -> None:
+        self.shapes.append(values)
+
+    def note(self, **values) -> None:
+        self.notes.append(values)
+
+
 def widths(parts: int, classes: int) -> tuple[float, float]:
     """(room for the names, room for the matrices) in cell widths."""
     cells = parts * (classes + GAP_X) - GAP_X
@@ -82,34 +96,35 @@ def figure(
         raise ValueError("a difference needs the row that is subtracted")
     ink, size = figures.tone(dark).ink, len(classes)
     digits = 13 if size <= 3 else 11 if size <= 5 else 9  # many classes leave a cell some 20 pixels
-    fig = go.Figure()
+    canvas = _Canvas([], [])  # Plotly takes seconds to add hundreds of shapes one by one
     points: dict[str, list] = {"x": [], "y": [], "data": [], "hover": [], "text": [], "ink": []}
     step_x, step_y = size + GAP_X, size + GAP_PX / CELL_PX
     label_x, room = widths(len(parts), size)
     narrow = room > NARROW_FROM
     for r, row in enumerate(rows):
         top = r * step_y
-        _row_label(fig, row, top, label_x, ink, classes)
+        _row_label(canvas, row, top, label_x, ink, classes)
         for c, part in enumerate(parts):
             matrix = np.asarray(row.matrices.get(part, np.zeros((size, size))), dtype=int)
             base = (
                 np.asarray(against.matrices.get(part, np.zeros((size, size))), dtype=int) if against else None
             )
-            _matrix(fig, points, row, part, matrix, base, c * step_x, top, classes, mode, dark)
-            _under(fig, matrix, base, mode, c * step_x + size / 2, top + size, ink, narrow)
-            _outlines(fig, row, part, c * step_x, top, classes, chosen, changed, ink)
+            _matrix(canvas, points, row, part, matrix, base, c * step_x, top, classes, mode, dark)
+            _under(canvas, matrix, base, mode, c * step_x + size / 2, top + size, ink, narrow)
+            _outlines(canvas, row, part, c * step_x, top, classes, chosen, changed, ink)
     for c, part in enumerate(parts):
         title = (titles or {}).get(part, part)
-        _text(fig, c * step_x + size / 2, -0.62, f"<b>{figures.plain(title)}</b>", 13, ink)
+        _text(canvas, c * step_x + size / 2, -0.62, f"<b>{figures.plain(title)}</b>", 13, ink)
         for k, name in enumerate(short_names(classes)):
-            _text(fig, c * step_x + k + 0.5, -0.2, figures.plain(name), min(11, digits), ink, 0.7)
-    fig.add_trace(
+            _text(canvas, c * step_x + k + 0.5, -0.2, figures.plain(name), min(11, digits), ink, 0.7)
+    drawn = go.Figure(layout={"shapes": canvas.shapes, "annotations": canvas.notes})
+    drawn.add_trace(
         go.Scatter(
             x=points["x"], y=points["y"], mode="text", text=points["text"], hoverinfo="skip",
             textfont={"color": points["ink"], "size": digits}, showlegend=False,
         )
     )  # fmt: skip
-    fig.add_trace(
+    drawn.add_trace(
         go.Scatter(
             x=points["x"], y=points["y"], mode="markers", customdata=points["data"], hovertext=points["hover"],
             hovertemplate="%{hovertext}<extra></extra>", showlegend=False,
@@ -118,7 +133,7 @@ def figure(
         )
     )  # fmt: skip
     height = HEAD_PX + len(rows) * (size * CELL_PX + GAP_PX) - GAP_PX + LAST_PX
-    fig.update_layout(
+    drawn.update_layout(
         height=height,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         hovermode="closest",
@@ -129,9 +144,9 @@ def figure(
         paper_bgcolor="rgba(0,0,0,0)",
     )
     bottom = len(rows) * step_y - (GAP_PX - LAST_PX) / CELL_PX
-    fig.update_xaxes(visible=False, fixedrange=True, range=[-label_x, room])
-    fig.update_yaxes(visible=False, fixedrange=True, range=[bottom, -HEAD_PX / CELL_PX])
-    return fig
+    drawn.update_xaxes(visible=False, fixedrange=True, range=[-label_x, room])
+    drawn.update_yaxes(visible=False, fixedrange=True, range=[bottom, -HEAD_PX / CELL_PX])
+    return drawn
 
 
 def alt_text(rows: Sequence[Row], parts: Sequence[str], classes: Sequence[str]) -> str:
@@ -153,14 +168,14 @@ def legend(classes: Sequence[str]) -> str:
 
 
 # --- parts of it ---------------------------------------------------------------------------------------
-def _matrix(fig, points, row, part, matrix, base, left, top, classes, mode, dark) -> None:
+def _matrix(canvas, points, row, part, matrix, base, left, top, classes, mode, dark) -> None:
     own = shares(matrix)
     gap = own - shares(base) if base is not None else None
     for i, true in enumerate(classes):
         for j, guess in enumerate(classes):
             value = gap[i, j] if mode == "difference" and gap is not None else own[i, j]
             fill = _fill(value, mode, dark)
-            fig.add_shape(
+            canvas.shape(
                 type="rect", x0=left + j, x1=left + j + 1, y0=top + i, y1=top + i + 1, layer="below",
                 fillcolor=fill, line={"width": 1, "color": "rgba(128,120,140,.28)"},
             )  # fmt: skip
@@ -196,7 +211,7 @@ def _hover(row, part, matrix, base, i, j, true, guess) -> str:
     return "<br>".join([*lines, "Click to see them"])
 
 
-def _under(fig, matrix, base, mode, x, y, ink, narrow) -> None:
+def _under(canvas, matrix, base, mode, x, y, ink, narrow) -> None:
     """Balanced accuracy and what it rests on, below each matrix; where a class has no image only the latter."""
     own = float(metrics.balanced_accuracy(matrix[None])[0])
     text = "n/a" if np.isnan(own) else f"{own:.3f}"
@@ -205,12 +220,12 @@ def _under(fig, matrix, base, mode, x, y, ink, narrow) -> None:
         text = "n/a" if np.isnan(gap) else f"{gap:+.3f}"
     n = f"n = {int(matrix.sum()):,}"
     if narrow:
-        _text(fig, x, y + 0.45, n if text == "n/a" else f"{text}<br>{n}", 10, ink, 0.78)
+        _text(canvas, x, y + 0.45, n if text == "n/a" else f"{text}<br>{n}", 10, ink, 0.78)
     else:
-        _text(fig, x, y + 0.3, f"{text} · {n}", 11, ink, 0.78)
+        _text(canvas, x, y + 0.3, f"{text} · {n}", 11, ink, 0.78)
 
 
-def _outlines(fig, row, part, left, top, classes, chosen, changed, ink) -> None:
+def _outlines(canvas, row, part, left, top, classes, chosen, changed, ink) -> None:
     marks = []
     if chosen and chosen[:2] == (row.id, part) and chosen[2] in classes and chosen[3] in classes:
         marks.append((classes.index(chosen[2]), classes.index(chosen[3]), 3, "solid"))
@@ -218,33 +233,31 @@ def _outlines(fig, row, part, left, top, classes, chosen, changed, ink) -> None:
         marks.append((int(i), int(j), 1, "dot"))
     for i, j, width, dash in marks:
         inset = 0.05 if dash == "dot" else 0.0  # so that neighbours' outlines do not run together
-        fig.add_shape(
+        canvas.shape(
             type="rect", x0=left + j + inset / 2, x1=left + j + 1 - inset / 2, y0=top + i + inset, y1=top + i + 1 - inset,
             line={"width": width, "color": ink, "dash": dash}, fillcolor="rgba(0,0,0,0)",
         )  # fmt: skip
 
 
-def _row_label(fig, row: Row, top: float, label_x: float, ink: str, classes: Sequence[str]) -> None:
+def _row_label(canvas, row: Row, top: float, label_x: float, ink: str, classes: Sequence[str]) -> None:
     size = len(classes)
-    fig.add_shape(
+    canvas.shape(
         type="rect", x0=-label_x, x1=-0.994 * label_x + 0.02, y0=top, y1=top + size, fillcolor=row.colour,
         line={"width": 0},
     )  # fmt: skip
     label = figures.wrapped(row.label, 18, 3) + (
         "<br><span style='color:#D9534A'>⚠ leaks</span>" if row.leaks else ""
     )
-    fig.add_annotation(
+    canvas.note(
         x=-0.96 * label_x, y=top + size / 2, text=label, showarrow=False, xanchor="left", align="left",
         font={"size": 12, "color": ink},
     )  # fmt: skip
     for k, name in enumerate(short_names(classes)):
-        _text(fig, -0.14, top + k + 0.5, figures.plain(name), 11, ink, 0.7)
+        _text(canvas, -0.14, top + k + 0.5, figures.plain(name), 11, ink, 0.7)
 
 
-def _text(fig, x: float, y: float, text: str, size: int, ink: str, opacity: float = 1.0) -> None:
-    fig.add_annotation(
-        x=x, y=y, text=text, showarrow=False, font={"size": size, "color": ink}, opacity=opacity
-    )
+def _text(canvas, x: float, y: float, text: str, size: int, ink: str, opacity: float = 1.0) -> None:
+    canvas.note(x=x, y=y, text=text, showarrow=False, font={"size": size, "color": ink}, opacity=opacity)
 
 
 def short_names(classes: Sequence[str]) -> list[str]:

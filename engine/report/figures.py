@@ -716,11 +716,16 @@ def case_bars(cases: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     )
     fig.update_layout(
         clickmode="event+select", dragmode=False,
-        template=template(dark), width=max(520, 90 + 13 * len(rows)), height=300,
+        template=template(dark), width=max(520, 90 + 13 * len(rows)), height=330 if len(rows) > 30 else 300,
         margin={"l": 60, "r": 14, "t": 40, "b": 70}, legend={"orientation": "h", "x": 0, "y": 1.05, "yanchor": "bottom"},
     )  # fmt: skip
+    many = len(rows) > 30  # then k/n stands with the name, not on the bar
+    ticks = [
+        f"{plain(case)} · {right}/{n}" if many else plain(case)
+        for case, right, n in zip(rows["case"], rows["right"], rows["n_images"], strict=True)
+    ]
     fig.update_xaxes(
-        tickvals=list(rows.index), ticktext=[plain(name) for name in rows["case"]], tickangle=-90,
+        tickvals=list(rows.index), ticktext=ticks, tickangle=-90,
         tickfont={"size": 9, "color": own.faint}, showgrid=False,
     )  # fmt: skip
     fig.update_yaxes(

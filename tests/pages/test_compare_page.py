@@ -410,6 +410,21 @@ def _with_config(folder, config) -> str:
     return json.dumps({**record, **config.to_record()})
 
 
+@pytest.mark.slow
+def test_ten_entries_are_redrawn_after_a_change_in_a_fraction_of_a_second(app, make_run):
+    """0.2 s on two idle cores; the bound leaves room for a busy machine."""
+    ids = [make_run(name=f"a model with a long name, number {k}", seed=k).id for k in range(10)]
+    at = app("compare", runs=",".join(ids))
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        at.run()
+        took.append(time.perf_counter() - began)
+    assert not at.exception
+    print(f"\nten entries redrawn in {min(took):.2f} s")
+    assert min(took) < 1.5
+
+
 def predicted_right(folder) -> np.ndarray:
     table = folder.predictions("test")
     return (table["prob_malignant"] > 0.5) == (table["label"] == "malignant")
