@@ -310,9 +310,17 @@ def _columns() -> None:
         st.multiselect(
             "Scores", list(metrics.SCORES), format_func=lambda name: metrics.SCORES[name].title, key=key
         )
-        if "compare_sort" not in st.session_state:
-            st.session_state["compare_sort"] = selection.read("sort") == "1"
-        st.toggle("Best first, by the first score", key="compare_sort", on_change=_sort)
+        orders = ["", *st.session_state[key]]
+        selection.choice_from_url("sort", orders, "compare_sort", "")
+        st.selectbox(
+            "Order",
+            orders,
+            format_func=lambda name: (
+                f"best {metrics.SCORES[name].title.lower()} first" if name else "as ticked"
+            ),
+            key="compare_sort",
+            on_change=_sort,
+        )
     names = tuple(st.session_state[key])
     if not names or names == metrics.DEFAULT_SCORES:
         selection.write(scores=None)
@@ -322,7 +330,8 @@ def _columns() -> None:
 
 
 def _sort() -> None:
-    selection.write(sort=st.session_state["compare_sort"])
+    """At once, since the table is drawn above the widget."""
+    selection.choice_to_url("sort", "compare_sort", "")
 
 
 def _reference(ids: Sequence[str], labels: Mapping[str, str]) -> str:
@@ -346,7 +355,7 @@ def _reference(ids: Sequence[str], labels: Mapping[str, str]) -> str:
 
 
 def _table(slot, table: Comparison, lines: list[Line], view: View) -> None:
-    order = compare_table.sorted_lines(lines, table, view.names[0] if selection.read("sort") == "1" else "")
+    order = compare_table.sorted_lines(lines, table, selection.read("sort"))
     slot.html(compare_table.html(table, order, view.names, view.reference))
 
 
@@ -435,8 +444,8 @@ def _matrices(
     parts = parts_of(rows.values(), by)
     titles = {part: f"fold {part}" for part in parts if part != "all"} if by == "fold" else {}
     if len(parts) == 2:  # one slice holds all there is: drawn once
-        only = parts[0]
-        titles, parts = {"all": f"all ({titles.get(only, only)})"}, ["all"]
+        titles = {"all": f"all ({', '.join(titles.get(part, part) for part in parts[:1])})"}
+        parts = ["all"]
     base = view.reference or view.ids[0]
     against = rows[base] if mode == "difference" else None
     shown = [rows[line.id] for line in lines if not (against and line.id == base)]

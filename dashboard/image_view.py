@@ -16,6 +16,7 @@ from dashboard.compare_view import Line, View
 from engine.analysis import metrics, review
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError, PredictionsError
+from engine.explain import overlay
 from engine.explain.methods import DEFAULT_METHOD, DEFAULT_TARGET
 from engine.runs.folder import Summary
 from engine.share import access
@@ -40,6 +41,14 @@ def siblings(table: pd.DataFrame, image: str) -> dict[str, pd.DataFrame]:
     others = explain_view.siblings(table, image)
     powers = order_magnifications(others["magnification"].unique())
     return {power: others[others["magnification"] == power] for power in powers}
+
+
+def overlay_of(heat: np.ndarray, pixels: np.ndarray, magnification: str) -> bytes:
+    """A map over its image with a scale bar where the magnification is known, as a JPEG.
+
+    Args: heat (height, width), pixels uint8 (height, width, 3).
+    """
+    return explain_view.jpeg(overlay.scale_bar(overlay.overlay(pixels, heat), magnification))
 
 
 def opinions_html(
@@ -120,7 +129,8 @@ def draw(image: str, summaries: Sequence[Summary], labels: Mapping[str, str]) ->
     with right:
         _facts(row)
         _opinions(view, row, lines)
-    _overlays(image, summaries, labels, row, paths.get(image, ""))
+    thresholds = compare_view.thresholds_of(view)
+    _overlays(image, summaries, labels, row, paths.get(image, ""), thresholds)
     _siblings(table, image, row, lines, paths, flags)
 
 
@@ -269,7 +279,12 @@ def _undo() -> None:
 
 # --- overlays ------------------------------------------------------------------------------------------
 def _overlays(
-    image: str, summaries: Sequence[Summary], labels: Mapping[str, str], row: pd.Series, path: str
+    image: str,
+    summaries: Sequence[Summary],
+    labels: Mapping[str, str],
+    row: pd.Series,
+    path: str,
+    thresholds: Mapping[str, float | None],
 ) -> None:
     """Which places spoke for the prediction, per entry that has a network; made when asked for, then stored."""
     able = explain_view.explainable(summaries)
@@ -292,14 +307,10 @@ def _overlays(
         with columns[position % len(columns)], widgets.errors_shown():
             with st.spinner(f"Map of {widgets.escaped(labels[summary.id])} ...", show_time=True):
                 found = explain_view.map_of(summary.id, path, DEFAULT_METHOD, str(DEFAULT_TARGET), "")
-                heat = explain_view.heat_of(found, False)
-                shown = explain_view.pictures(
-                    explain_view.pixels_of(path), heat, explain_view.Look(), row["magnification"]
-                )
-            verdict = explain_view.verdict(found, row["label"])
-            st.image(
-                shown.overlay, alt=f"Overlay of {labels[summary.id]} on {image}: {verdict}", width="stretch"
-            )
+                shown = overlay_of(found.heat, explain_view.pixels_of(path), row["magnification"])
+            verdict = explain_view.said_of(found, row, summary.id, thresholds[summary.id]).words
+            alt = f"Overlay of {labels[summary.id]} on {image}: {verdict}"
+            st.image(shown, alt=alt, width="stretch")
             st.caption(widgets.escaped(f"{labels[summary.id]}: {verdict}"))
     st.page_link(
         places.page("explain"),

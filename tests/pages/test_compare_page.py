@@ -1,15 +1,9 @@
-"""The compare page: what a click means (pure), and what a person sees (AppTest, a browser)."""
+"""The compare page: what a click means (pure), and what a person sees (AppTest; tests/browser has the real clicks)."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +13,7 @@ from dashboard.compare_view import Cell, Line, View
 from engine.analysis import comparison, review
 from engine.analysis.operating import Rule
 from engine.errors import PredictionsError
-from engine.report import confusion, score_table
+from engine.report import score_table
 from engine.runs.folder import locate
 
 CLASSES = ("benign", "malignant")
@@ -434,60 +428,3 @@ def tick_list_of(at) -> dict[str, bool]:
     return {
         box.key.removeprefix("compare_runs_tick_"): box.value for box in at.checkbox if "_tick_" in box.key
     }
-
-
-# --- a browser -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(runs_dir, tmp_path):
-    """The dashboard on a free port, on this test's runs; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "streamlit", "run", str(root / "dashboard" / "Home.py")]
-    command += ["--server.port", str(port), "--server.headless", "true"]
-    with open(tmp_path / "server.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=root, env=os.environ.copy(), stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).read()
-                break
-            except OSError:
-                time.sleep(0.25)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.mark.slow
-@pytest.mark.browser
-def test_a_click_on_a_cell_opens_its_images_and_the_link_restores_them_elsewhere(server, two, browser):
-    ids = f"{two[0].id},{two[1].id}"
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(f"{server}/compare?runs={ids}")
-    plot = page.locator(".js-plotly-plot").first
-    plot.wait_for(timeout=90_000)
-    page.wait_for_timeout(3000)
-    box = plot.bounding_box()
-    assert box is not None
-    names, cells = confusion.widths(5, 2)
-    x = box["x"] + box["width"] * (names + 0.5) / (names + cells)
-    y = box["y"] + confusion.HEAD_PX + 1.5 * confusion.CELL_PX  # first entry, 40X, malignant as benign
-    page.mouse.click(x, y)
-    opened = page.get_by_text("truly malignant, called benign by first")
-    opened.first.wait_for(timeout=60_000)
-    table = two[0].predictions("test")
-    inside = (table["magnification"] == "40X") & (table["label"] == "malignant")
-    n = int((inside & (table["prob_malignant"] < 0.5)).sum())
-    assert opened.first.inner_text().startswith(f"{n} image")
-    link = page.url
-    other = browser.new_context().new_page()
-    other.goto(link)
-    again = other.get_by_text("truly malignant, called benign by first")
-    again.first.wait_for(timeout=90_000)
-    assert again.first.inner_text().startswith(f"{n} image")

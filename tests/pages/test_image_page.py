@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import fabricate
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -109,3 +113,26 @@ def test_a_link_that_leads_nowhere_says_so(app, said, two, image, words):
     at = app("image", **link(two, image=image))
     assert not at.exception
     assert words in said(at)
+
+
+def test_overlays_are_made_when_asked_for_and_speak_of_the_operating_point(
+    app, said, make_run, tmp_path, monkeypatch
+):
+    data = tmp_path / "data"
+    fabricate.write_images(data, cases=fabricate.CASES_PER_CLASS, images=fabricate.IMAGES_PER_SLIDE)
+    folder = make_run(seed=1, data_root=data)
+    table = folder.predictions("test")
+    row = table.iloc[0]
+    found = SimpleNamespace(
+        heat=np.random.default_rng(0).random((32, 48)),
+        probabilities=row[["prob_benign", "prob_malignant"]].to_numpy(dtype=float),
+        classes=("benign", "malignant"),
+    )
+    monkeypatch.setattr("dashboard.explain_view.explainable", list)
+    monkeypatch.setattr("dashboard.explain_view.map_of", lambda *_: found)
+    params = {"runs": folder.id, "bucket": "every", "image": row["image_id"]}
+    assert "Show the maps of 1 entry" in [button.label for button in app("image", **params).button]
+    at = app("image", **params, maps="1", threshold="0.99")
+    assert not at.exception
+    assert "benign" in next(one.value for one in at.caption if "truly" in one.value and "lite0" in one.value)
+    assert "Research use only" in said(at)
