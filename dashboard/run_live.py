@@ -15,14 +15,14 @@ from engine.runs.queue import Queue
 LOG_LINES = 200
 # key in status.numbers -> (label, unit, digits)
 NUMBERS = {
-    "images_per_s": ("Images per second", "", 1),
-    "wait_share": ("Waiting for data", "%", 0),
-    "cpu_share": ("CPU busy", "%", 0),
-    "ram_mb": ("Memory of the run", " MB", 0),
-    "ram_share": ("Memory of the machine", "%", 0),
-    "gpu_share": ("GPU busy", "%", 0),
+    "images_per_s": ("Images / s", "", 1),
+    "wait_share": ("Data wait", "%", 0),
+    "cpu_share": ("CPU", "%", 0),
+    "ram_mb": ("Memory", " MB", 0),
+    "ram_share": ("Machine memory", "%", 0),
+    "gpu_share": ("GPU", "%", 0),
     "gpu_memory_mb": ("GPU memory", " MB", 0),
-    "loss": ("Training loss", "", 3),
+    "loss": ("Loss (train)", "", 3),
     "lr": ("Learning rate", "", -1),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -315,7 +316,7 @@ def _configuration(folder: RunFolder, summary: Summary) -> None:
         with column:
             st.html(f"<b>{titles[group]}</b>")
             pairs = [
-                (item.metadata["label"], _shown(item.name, getattr(holder, item.name)))
+                (item.metadata["label"], shown(item, getattr(holder, item.name)))
                 for kind, item in options()
                 if kind.__name__ == group
             ]
@@ -379,19 +380,19 @@ def _made_of(summary: Summary) -> None:
         st.caption("Nothing was recorded about how this was made.")
 
 
-def _shown(name: str, value: Any) -> str:
-    """A configured value as a person reads it: an empty one says what it stands for."""
+def shown(item: dataclasses.Field, value: Any) -> str:
+    """A configured value as a person reads it: one that is left to something else says to what."""
     if isinstance(value, tuple):
         return ", ".join(value) or "all"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    meaning = {
-        "epochs": "the recipe's", "batch_size": "the recipe's", "lr": "the recipe's", "augmentation": "the recipe's",
-        "image_size": "the model's", "patience": "never", "split_csv": "none",
-    }  # fmt: skip
-    if not value and name in meaning:
-        return meaning[name]
-    return "chosen by the engine" if name == "workers" and value == -1 else str(value)
+    meaning = {"image_size": "the model's", "patience": "never", "split_csv": "none", "root": "n/a"}
+    if not value and item.name in meaning:
+        return meaning[item.name]
+    if item.name == "workers" and value == -1:
+        return "chosen by the engine"
+    left_to_recipe = item.metadata.get("unset") or item.name in ("epochs", "batch_size", "lr") or value == ""
+    return "the recipe's" if left_to_recipe and value == item.default else str(value)
 
 
 def _history(summary: Summary) -> None:

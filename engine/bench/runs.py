@@ -6,7 +6,7 @@
     supervisor          resident memory of an idle one
     start               from the call to a status on disk
 
-MLflow 3.18 on SQLite, as a user would have it; `search_runs` returns what our listing returns (parameters,
+MLflow on SQLite, as a user would have it; `search_runs` returns what our listing returns (parameters,
 last metrics, tags), and its metric histories are read run by run, as there is no other way.
 """
 

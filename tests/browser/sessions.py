@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -73,4 +74,6 @@ def visits(url: str, pages: list[tuple[str, str]], *, seconds: float = 0.0) -> l
     async def all_of_them() -> list[Session]:
         return await asyncio.gather(*(visit(url, page, query, seconds=seconds) for page, query in pages))
 
-    return asyncio.run(all_of_them())
+    # An open browser (playwright) occupies the event loop of the main thread.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(all_of_them())).result()

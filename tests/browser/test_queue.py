@@ -50,12 +50,15 @@ def states(runs: Path) -> dict[str, str]:
     return {folder.name: folder.state() for folder in run_folders(runs)}
 
 
-def test_four_runs_are_queued_reordered_stopped_resumed_and_found_again(server, browser, images):
+def test_four_runs_are_queued_reordered_stopped_resumed_and_found_again(
+    server, another_server, kill_server, browser, images
+):
     from playwright.sync_api import expect
 
     context = browser.new_context(viewport={"width": 1400, "height": 1200})
     page = context.new_page()
     page.set_default_timeout(60_000)
+    stack = contextlib.ExitStack()
     try:
         # Four seeds of one model, small and endless: only what this test does ends one.
         page.goto(
@@ -95,13 +98,15 @@ def test_four_runs_are_queued_reordered_stopped_resumed_and_found_again(server, 
         no_error(page)
         context.close()
 
-        # Nobody looks; then somebody opens the page again.
+        # Nobody looks, and the server is killed: the run goes on. Then there is a server, and somebody looks.
         at_work = RunFolder(server.runs / ids[names[3]])
+        kill_server(server)
         before = at_work.status().epoch
         until(lambda: at_work.status().epoch > before)
+        second = stack.enter_context(another_server())
         context = browser.new_context(viewport={"width": 1400, "height": 1200})
         page = context.new_page()
-        page.goto(f"{server.url}/runs")
+        page.goto(f"{second.url}/runs")
         expect(page.get_by_text("Queue, 3 waiting")).to_be_visible(timeout=60_000)
         settled(page)
         shown = page.locator('[class*="st-key-Later_"]')
@@ -117,4 +122,5 @@ def test_four_runs_are_queued_reordered_stopped_resumed_and_found_again(server, 
         assert folder.status().epoch == epoch  # what was done is kept for when its turn comes
     finally:
         context.close()
+        stack.close()
         kill_all(server.runs)

@@ -35,6 +35,16 @@ def test_the_panel_shows_speed_waiting_cpu_memory_and_gpu():
     }  # fmt: skip
     shown = {label: value for _, label, value in run_live.numbers(Status(numbers=measured))}
     assert shown == {
-        "Images per second": "31.4", "Waiting for data": "25%", "CPU busy": "50%", "Memory of the run": "812 MB",
-        "GPU busy": "90%", "GPU memory": "4,096 MB",
+        "Images / s": "31.4", "Data wait": "25%", "CPU": "50%", "Memory": "812 MB",
+        "GPU": "90%", "GPU memory": "4,096 MB",
     }  # fmt: skip
+
+
+def test_no_stand_in_for_a_value_is_shown_as_a_value():
+    from dashboard.run_parts import shown
+    from engine.runs.config import options
+
+    for _, item in options():
+        if not isinstance(item.default, tuple | bool) and item.name not in ("name", "experiment"):
+            text = shown(item, item.default)
+            assert text not in ("", "-1", "-1.0"), item.name

@@ -6,7 +6,10 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -127,6 +130,59 @@ def test_killing_both_loses_nothing(machine):
     machine.until_state(first, "completed")
     machine.until_state(second, "completed")
     assert machine.steps(second) == [1, 2, 3, 4, 5]
+
+
+SERVER = """
+import sys, time
+sys.path[:0] = sys.argv[1:3]
+import pretend
+from pathlib import Path
+from engine.runs import launch, supervisor
+from engine.runs.executors import local
+from engine.runs.folder import RunFolder
+supervisor.command, local.worker_command = pretend.supervisor_command, pretend.worker_command
+launch.enqueue(RunFolder(Path(sys.argv[3])))
+time.sleep(600)
+"""
+
+
+def serve(run):
+    """A process that launches a run, as a server does, and stays."""
+    command = [sys.executable, "-c", SERVER, str(Path(__file__).parent), str(local.ROOT), str(run.path)]
+    return subprocess.Popen(command, start_new_session=True)
+
+
+def test_a_killed_server_takes_neither_supervisor_nor_worker_with_it(machine):
+    run = machine.run(steps=15, step_s=0.1)
+    server = serve(run)
+    machine.until(lambda: machine.steps(run))
+    server.kill()
+    server.wait(10)
+    machine.until_state(run, "completed")
+    assert machine.steps(run) == list(range(1, 16))
+    assert len(machine.workers(run)) == 1
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_killing_server_supervisor_and_worker_loses_nothing(machine, automatic):
+    launch.auto_resume(machine.runs, automatic)
+    run, waits = machine.run(steps=12, step_s=0.1), machine.run("waits")
+    server = serve(run)
+    machine.until(lambda: len(machine.steps(run)) >= 2)
+    Queue(machine.runs).add(waits.id)
+    server.kill()
+    server.wait(10)
+    machine.kill("supervise")
+    machine.kill("work")
+    assert run.state() == "interrupted"
+    assert waits.state() == "queued"
+    supervisor.tend(machine.runs)  # what a page does when it is drawn
+    machine.until_state(waits, "completed")
+    if not automatic:
+        assert run.state() == "interrupted"
+        launch.resume(run)
+    machine.until_state(run, "completed")
+    assert machine.steps(run)[-1] == 12
 
 
 def test_an_interrupted_run_goes_on_by_itself_if_that_is_wanted(machine):
