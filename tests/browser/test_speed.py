@@ -25,6 +25,7 @@ from engine.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FIRST_S, AGAIN_S, CORES, ANSWER_S = 1.5, 0.4, 1.0, 1.0
+ANSWER_BUSY_S = 2.0  # while something trains on all cores
 TRIES = 8
 DRAWN = '[data-testid="stDataFrameResizable"][aria-label^="{n} runs"]'
 
@@ -104,7 +105,8 @@ def test_ten_people_who_watch_one_run_keep_the_server_under_one_core(server):
     assert share < CORES
 
 
-def test_every_page_answers_within_a_second(server):
+def test_every_page_answers_within_a_second_and_beside_a_training_within_two(server):
+    limit = ANSWER_S if psutil.cpu_percent(1.0) < 50 else ANSWER_BUSY_S
     runs = [fabricate.run(server.runs, name=f"run {seed}", seed=seed) for seed in range(4)]
     fabricate.run(server.runs, name="waits", state="interrupted", seed=9)
     images = server.runs.parent / "images"
@@ -129,4 +131,4 @@ def test_every_page_answers_within_a_second(server):
         f"server time of a page: p95 {p95:.2f} s; "
         + ", ".join(f"{page} {np.median(found):.2f}" for page, found in took.items())
     )
-    assert p95 < ANSWER_S, took
+    assert p95 < limit, took
