@@ -172,6 +172,26 @@ def _parser() -> argparse.ArgumentParser:
                 help="first try everything a run needs there, and start nothing when it is not so",
             )
 
+    command = add(
+        "reproduce-study",
+        _reproduce,
+        "Train the source study's ten models and its three ensembles per family, and print them beside its table.",
+        runs=True,
+        as_json=True,
+    )
+    _add_run_options(command)
+    command.set_defaults(
+        protocol="image",
+        geometry="square",
+        recipe="study-as-run",
+        experiment="reproduce-study",
+        config=None,
+        parent=None,
+    )
+    command.add_argument(
+        "--detach", action="store_true", help="queue what is missing, print the table so far and return"
+    )
+
     add("runs", _runs, "List all runs, newest first.", runs=True, as_json=True)
     for name, run, text in (
         ("show", _show, "Say where a run is and how it did."),
@@ -826,6 +846,36 @@ def _train(given: argparse.Namespace) -> int:
     record = {"id": ids[0]} if len(ids) == 1 else {"id": ids[0], "ids": ids}
     _answer(given, record, "\n".join(ids))
     return code
+
+
+def _reproduce(given: argparse.Namespace) -> int:
+    from engine.runs import reproduction
+
+    base = _config(given)
+    now = reproduction.start(base, given.runs)
+    said = ""
+
+    def report(found: reproduction.Reproduction) -> None:
+        nonlocal said
+        done = sum(one is not None and one.state == "completed" for one in found.members.values())
+        active = [
+            f"{name} {one.status.progress:.0%}"
+            for name, one in found.members.items()
+            if one is not None and one.state in ("running", "starting")
+        ]
+        text = f"{done} of {len(found.members)} rows done; {', '.join(active) or 'none'} running"
+        if text != said:
+            _say(text)
+        said = text
+
+    if not given.detach:
+        _say("Following the queue; Ctrl-C leaves it running, and the same command goes on.")
+        now = reproduction.follow(base, given.runs, report)
+    for one in now.failed:
+        _say(f"{one.name} ({one.id}): {one.state}. {(one.status.error or {}).get('message') or ''}")
+    record = reproduction.as_record(given.runs, base.experiment)
+    _answer(given, record, reproduction.as_text(given.runs, base.experiment))
+    return 0 if now.complete or (given.detach and not now.failed) else 1
 
 
 def _status_line() -> Callable[[Status], None]:

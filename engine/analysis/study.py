@@ -99,7 +99,7 @@ def beside(entries: Sequence[EntryResult], configs: Mapping[str, Mapping] | None
     rows = []
     for entry in entries:
         config = (configs or {}).get(entry.id, {})
-        match = study_name(str(_setting(config, "model.name") or ""))
+        match = _row_of(config)
         rows.append(_our_row(entry, config, match))
         if match and match not in used:
             used.append(match)
@@ -108,6 +108,18 @@ def beside(entries: Sequence[EntryResult], configs: Mapping[str, Mapping] | None
         if fact["model"] not in used:
             rows.append(_study_row(fact, counted.loc[fact["model"]]))
     return pd.DataFrame(rows)
+
+
+def _row_of(config: Mapping) -> str:
+    """The published row a run stands beside: what a reproduction says of it, else its architecture's."""
+    said = str(_setting(config, "details.study") or "")
+    if said in set(_facts()["model"]):
+        return said
+    return (
+        study_name(str(_setting(config, "model.name") or ""))
+        if config.get("kind", "train") == "train"
+        else ""
+    )
 
 
 def _our_row(entry: EntryResult, config: Mapping, match: str) -> dict:

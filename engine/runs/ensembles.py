@@ -196,12 +196,15 @@ def save_ensemble(
     per_case: bool = False,
     selection: Selection | None = None,
     locked: bool = False,
+    study: str = "",
+    experiment: str = "",
 ) -> RunFolder:
     """Save an ensemble as a run (kind `ensemble`): members, weights, fit and predictions; no copies of weights.
 
     Args:
         selection: how it was found.
         locked: nothing of it may change any more, so that its test score may be shown while choosing.
+        study: the row of the source study's table that it reproduces. experiment: that it belongs to.
     """
     parts = {
         split: combine_runs(members, method, weights, split=split, tie_rule=tie_rule, per_case=per_case)
@@ -227,6 +230,8 @@ def save_ensemble(
         "excluded": {split: part.excluded for split, part in parts.items()},
         "per_case": per_case,
     }
+    if study:
+        details["study"] = study
     if selection:
         details |= {"locked": locked, "selection": selection.as_record(members, runs)}
     config = RunConfig(
@@ -235,6 +240,7 @@ def save_ensemble(
         data=first.data,
         training=TrainingConfig(mode=common_mode(members)),
         classes=classes_of(last.table),
+        experiment=experiment,
         details=details,
     )
     return finished(
@@ -354,17 +360,27 @@ def _same_weights(
 # -- computed by a worker -------------------------------------------------------------------------
 
 
-def start_fusion(members: Sequence[RunFolder], name: str, runs: Path, *, as_study: bool = False) -> RunFolder:
+def start_fusion(
+    members: Sequence[RunFolder],
+    name: str,
+    runs: Path,
+    *,
+    as_study: bool = False,
+    study: str = "",
+    experiment: str = "",
+) -> RunFolder:
     """Queue a CNN-MLP fusion of trained runs of one split (kind `fusion`).
 
     Args:
         as_study: fitted on validation and watched on test, as the study did.
+        study, experiment: as for `save_ensemble`.
 
     Raises:
         EnsembleError: members that cannot be joined (see `joining.check_members`).
     """
     check_members(list(members), members[0].manifest() if members else _none())
-    return _queue("fusion", members, name, runs, {"as_study": as_study})
+    details = {"as_study": as_study} | ({"study": study} if study else {})
+    return _queue("fusion", members, name, runs, details, experiment)
 
 
 def start_soup(members: Sequence[RunFolder], name: str, runs: Path, *, recipe: str = "uniform") -> RunFolder:
@@ -447,7 +463,12 @@ def with_tta(members: Sequence[RunFolder], runs: Path) -> list[RunFolder]:
 
 
 def _queue(
-    kind: str, members: Sequence[RunFolder], name: str, runs: Path, details: dict[str, Any]
+    kind: str,
+    members: Sequence[RunFolder],
+    name: str,
+    runs: Path,
+    details: dict[str, Any],
+    experiment: str = "",
 ) -> RunFolder:
     access.require_editor("launch runs")
     distinct(members)
@@ -455,7 +476,7 @@ def _queue(
     details = {"members": [folder.id for folder in members], **details}
     training = replace(first.training, mode=common_mode(members))
     config = replace(
-        first, kind=kind, name=name, training=training, parent="", experiment="", details=details
+        first, kind=kind, name=name, training=training, parent="", experiment=experiment, details=details
     )
     folder = create(
         runs,

@@ -367,6 +367,7 @@ def pool_folds(folders: Sequence[RunFolder], name: str, runs: Path) -> RunFolder
         data=first.data,
         training=TrainingConfig(mode=common_mode(folders)),
         classes=first.classes,
+        experiment=first.experiment,
         details={"members": [folder.id for folder in folders]},
     )
     return finished(runs, config, f"pooled_{first.model.name}", tables, worst_audit(folders))

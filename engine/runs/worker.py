@@ -159,8 +159,22 @@ def _execute(folder: RunFolder, report: Reporter) -> int:
             report.end(FAILED, record)
             return exit_code(error)
         report.end(outcome)  # if even that cannot be written, the exit code says it to the supervisor
+        if outcome == COMPLETED and report.writes:
+            _complete_experiment(folder)
     print(f"Run {folder.id}: {outcome}", flush=True)
     return EXIT_COMPLETED if outcome == COMPLETED else EXIT_STOPPED
+
+
+def _complete_experiment(folder: RunFolder) -> None:
+    """Pool the folds or combine the models of which this run was the last; the run itself is done either way."""
+    try:
+        from engine.runs.experiments import finish
+
+        for made in finish(folder):
+            print(f"Made {made.id}.", flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"What this run completes could not be made ({error}); make it from the pages.", flush=True)
 
 
 def exit_code(error: BaseException) -> int:
