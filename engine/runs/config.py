@@ -9,6 +9,7 @@ is told here, all problems at once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -371,10 +372,16 @@ class RunConfig:
         return dataclasses.replace(self, **replaced, **plain)
 
 
+@functools.cache
+def _fields(cls: type) -> tuple[dataclasses.Field, ...]:
+    """The fields of a class, looked up once: 4,000 times for a list of 1,000 runs."""
+    return dataclasses.fields(cls)
+
+
 def _build(cls: type, record: dict[str, Any]) -> Any:
     values: dict[str, Any] = {}
     nested = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
-    for item in dataclasses.fields(cls):
+    for item in _fields(cls):
         if item.name not in record:
             continue
         value = record[item.name]
