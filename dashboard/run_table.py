@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,3 +214,13 @@ def able(summaries: Sequence[Summary], action: str) -> list[Summary]:
         "ensemble": lambda summary: bool({"val", "test"} & set(summary.has_predictions)) and summary.config.kind != "ensemble",
     }  # fmt: skip
     return [summary for summary in summaries if checks[action](summary)]
+
+
+def retagged(
+    labels: Sequence[Mapping[str, Any]], more: Sequence[str], less: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The change of each label (`RunFolder.label`) when tags are put on and taken off all of them."""
+    return [
+        {"tags": [tag for tag in dict.fromkeys([*label["tags"], *more]) if tag not in less]}
+        for label in labels
+    ]

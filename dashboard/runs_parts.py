@@ -351,10 +351,7 @@ def label_dialog(ids: list[str]) -> None:
             tag for tag in dict.fromkeys(labels[0]["tags"]) if all(tag in label["tags"] for label in labels)
         ]
         less = st.multiselect("Take tags off all of them", common) if common else []
-        changes = [
-            {"tags": [tag for tag in dict.fromkeys([*label["tags"], *more]) if tag not in less]}
-            for label in labels
-        ]
+        changes = run_table.retagged(labels, more, less)
     if st.button("Save", type="primary"):
         with widgets.errors_shown():
             for folder, name, change in zip(folders, names, changes, strict=True):

@@ -96,3 +96,12 @@ def test_actions_apply_to_the_runs_they_fit(summaries, running_run):
     assert names(run_table.able(everything, "resume")) == ["gamma"]
     assert "still training" not in names(run_table.able(everything, "delete"))
     assert names(run_table.able(everything, "compare")) == ["alpha", "beta one", "beta two"]
+
+
+def test_tags_are_put_on_and_taken_off_several_runs_at_once():
+    labels = [{"tags": ["both", "mine"]}, {"tags": ["both"]}]
+    assert run_table.retagged(labels, ["mine", "new"], ["both"]) == [
+        {"tags": ["mine", "new"]},
+        {"tags": ["mine", "new"]},
+    ]
+    assert run_table.retagged(labels, [], []) == labels

@@ -86,3 +86,18 @@ def test_a_reader_can_compare_but_change_nothing(app, said, finished_run, monkey
     assert all(state[name] for name in ("Stop", "Resume", "Delete", "Name and tags"))
     assert not state["Compare"]
     assert "Read only" in said(at)
+
+
+def test_names_and_tags_of_several_runs_are_offered_together(app, finished_run, leaking_run):
+    finished_run.write_label(tags=["both", "mine"])
+    leaking_run.write_label(tags=["both"])
+    at = app("runs", runs=f"{finished_run.id},{leaking_run.id}")
+    next(button for button in at.button if button.label == "Name and tags").click().run()
+    assert not at.exception
+    assert next(box for box in at.multiselect if box.label == "Take tags off all of them").options == ["both"]
+    assert set(next(box for box in at.multiselect if box.label.startswith("Add")).options) == {"both", "mine"}
+
+
+def test_when_a_run_began_is_a_time_that_sorts(app, finished_run):
+    began = app("runs").dataframe[-1].value["age"]
+    assert str(began.dtype).startswith("datetime64")
