@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from engine.data.files import Problem, Progress, find_images, printable, require_folder
-from engine.data.images import read_header
+from engine.data.images import Header, read_header
 from engine.data.manifest import CLASSES, COLUMNS, MAGNIFICATIONS, Manifest
 from engine.errors import DataError, shorten
 
@@ -37,6 +37,9 @@ MICROMETRES_PER_PIXEL = {"40X": 0.492, "100X": 0.197, "200X": 0.0985, "400X": 0.
 
 AMBIGUOUS_CASES = ("14-13412",)
 """Filed under two subtypes (DC and LC) with nearly the same images: no truth for a subtype task."""
+
+_LISTED = 100
+"""Problems that the text report spells out; its JSON holds all."""
 
 EXAMPLE_NAME = "SOB_B_A-14-22549AB-40-001.png"
 _TYPES = "|".join(SUBTYPES)
@@ -182,7 +185,11 @@ class Inventory:
         if self.official:
             lines.append(self.official.summary)
         lines += self.remarks
-        lines += [f"{problem.file}: {problem.message}" for problem in self.problems]
+        lines += [f"{problem.file}: {problem.message}" for problem in self.problems[:_LISTED]]
+        if len(self.problems) > _LISTED:
+            kinds = Counter(problem.kind for problem in self.problems[_LISTED:])
+            rest = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+            lines.append(f"... and {len(self.problems) - _LISTED} more ({rest}); --json names all of them")
         if not self.usable:
             lines.append("Not usable: two classes are needed.")
         return "\n".join(lines)
@@ -343,11 +350,14 @@ def _examine(root: Path, path: str, problems: list[Problem], sizes: Counter) -> 
     except DataError as error:
         problems.append(Problem(path, error.kind, str(error)))
         return None
-    if header.format != "PNG":
-        message = f"Named .png, but its bytes are {header.format}; it is used"
-        problems.append(Problem(path, "format", message, excluded=False))
+    problems += remarks_on(path, header)
     sizes[f"{header.width}x{header.height}"] += 1
     return (posix.name, path, name.label, name.subtype, name.case, name.slide, name.magnification)
+
+
+def remarks_on(path: str, header: Header) -> list[Problem]:
+    """What is unusual about an image that is used all the same."""
+    return [Problem(printable(path), kind, text, excluded=False) for kind, text in header.remarks]
 
 
 def _misfiled(name: ImageName, folders: tuple[str, ...]) -> str:

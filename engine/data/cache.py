@@ -26,6 +26,7 @@ import numpy as np
 
 from engine.data import cache_room
 from engine.data.cache_room import default_cache_dir
+from engine.data.examined import Examined
 from engine.data.files import Problem, Progress, printable
 from engine.data.images import DECODE_VERSION, decode, read_header
 from engine.data.manifest import Manifest
@@ -230,6 +231,7 @@ def _build(
         temporary.replace(folder / f"{key}.pixels")
     finally:
         temporary.unlink(missing_ok=True)
+    Examined(manifest, folder).remember(Problem(*problem) for problem in problems)
     index = {
         "bytes": sum(height * width * 3 for height, width in shapes),
         "root": str(manifest.root),

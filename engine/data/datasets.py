@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from engine.data import breakhis
+from engine.data import breakhis, examined
 from engine.data.breakhis import AMBIGUOUS_CASES, SUBTYPES, Inventory, parse_name, take_inventory
 from engine.data.files import Problem, Progress, find_images, printable, require_folder
 from engine.data.images import read_header
@@ -43,17 +43,57 @@ _SPLIT_FOLDERS = {
 _POWER = re.compile(r"(\d+(?:\.\d+)?)\s*[xX]?")
 
 
-def inspect(root: Path, progress: Progress | None = None) -> tuple[Manifest, Inventory]:
+def inspect(
+    root: Path, progress: Progress | None = None, verify: Progress | bool = False
+) -> tuple[Manifest, Inventory]:
     """A data set and its inventory, whichever way it is laid out.
+
+    Names and headers are read; a fault inside a file is named where somebody read it whole before.
 
     Args:
         root: a folder, or a CSV file.
         progress: called with (images examined, images in all).
+        verify: also read every file whole and compare its checksums; a callback is told (files done, files in all).
 
     Raises:
         DataError: nothing there that can be read as a data set; the message says what was found.
     """
-    root = Path(root).expanduser()
+    manifest, inventory = _scanned(Path(root).expanduser(), progress)
+    if verify:
+        faults = examined.verify(manifest, progress=verify if callable(verify) else None)
+    else:
+        known = examined.Examined(manifest)
+        faults = [known.problem(path) for path in manifest.table["path"]] if known else []
+    return _without(manifest, inventory, [fault for fault in faults if fault])
+
+
+def _without(manifest: Manifest, inventory: Inventory, faults: list[Problem]) -> tuple[Manifest, Inventory]:
+    """The data set without the images that cannot be decoded, which its inventory names."""
+    if not faults:
+        return manifest, inventory
+    table = manifest.table
+    kept = table[~table["path"].isin([fault.file for fault in faults])]
+    if kept.empty:
+        raise DataError(
+            f"None of the {len(table)} images can be decoded",
+            found=shorten([fault.message for fault in faults]),
+            remedy="Copy or download the data set again",
+            kind="no_usable_images",
+        )
+    sizes = Counter(inventory.sizes)
+    for fault in faults:
+        header = read_header(manifest.absolute(fault.file))
+        sizes[f"{header.width}x{header.height}"] -= 1
+    left = manifest.with_table(kept)
+    known = (*inventory.problems, *faults)
+    gone = sorted(set(table["label"]) - set(kept["label"]))
+    known += tuple(
+        Problem(label, "empty_class", f"No image of class {label} can be decoded") for label in gone
+    )
+    return left, take_inventory(left, known, {size: count for size, count in sizes.most_common() if count})
+
+
+def _scanned(root: Path, progress: Progress | None) -> tuple[Manifest, Inventory]:
     if root.is_file() and root.suffix.lower() == ".csv":
         return read_csv_dataset(root, progress=progress)
     paths, problems = find_images(require_folder(root))
@@ -84,7 +124,8 @@ def read_csv_dataset(
     for number, row in enumerate(table.to_dict("records"), start=1):
         path = _place(base, row["path"])
         image_id = row.get("image_id") or (path or row["path"])
-        problem = _row_problem(row, path, base, image_id, seen, sizes)
+        problem, remarks = _row_problem(row, path, base, image_id, seen, sizes)
+        problems += remarks
         if progress and (number % 100 == 0 or number == len(table)):
             progress(number, len(table))
         if problem:
@@ -183,24 +224,27 @@ def _place(root: Path, text: str) -> str | None:
 
 def _row_problem(
     row: dict, path: str | None, root: Path, image_id: str, seen: dict[str, str], sizes: Counter
-) -> tuple[str, str] | None:
-    """Why a row cannot be used, as (kind, message)."""
+) -> tuple[tuple[str, str] | None, list[Problem]]:
+    """Why a row cannot be used, as (kind, message), and what is unusual about an image that can."""
     if not row["path"]:
-        return "path", "The row has no path"
+        return ("path", "The row has no path"), []
     if path is None:
-        return "outside", f"The path leads out of the data folder {printable(str(root))}"
+        return ("outside", f"The path leads out of the data folder {printable(str(root))}"), []
     if not row["label"]:
-        return "label", "The row has no label"
+        return ("label", "The row has no label"), []
     if image_id in seen:
         other = seen[image_id]
         note = "" if other == row["label"] else f", once as {other}, once as {row['label']}"
-        return "duplicate_id", f"{printable(image_id)} stands in an earlier row too{note}; the first counts"
+        return (
+            "duplicate_id",
+            f"{printable(image_id)} stands in an earlier row too{note}; the first counts",
+        ), []
     try:
         header = read_header(root / path)
     except DataError as error:
-        return error.kind, str(error)
+        return (error.kind, str(error)), []
     sizes[f"{header.width}x{header.height}"] += 1
-    return None
+    return None, breakhis.remarks_on(path, header)
 
 
 def _known_from_name(row: dict) -> dict:
@@ -238,6 +282,7 @@ def _from_folders(
         except DataError as error:
             problems.append(Problem(printable(path), error.kind, str(error)))
             continue
+        problems += breakhis.remarks_on(path, header)
         sizes[f"{header.width}x{header.height}"] += 1
         power = next((part for part in parts[:-1] if re.fullmatch(r"\d+[xX]", part)), "")
         row = {"image_id": parts[-1] if unique else path, "path": path, "label": parts[1 if divided else 0]}

@@ -5,6 +5,7 @@ Nothing here opens an image; `engine.data.images` does.
 
 from __future__ import annotations
 
+import errno
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def find_images(root: Path) -> tuple[list[str], list[Problem]]:
     """Every image file below `root`, by its ending, as sorted paths relative to it (forward slashes).
 
     Links are followed, but no folder is entered twice, so a loop ends. Hidden files and folders are
-    skipped. Folders that cannot be read, and names that are not valid UTF-8, become problems.
+    skipped. Links in a circle, folders that cannot be read, and names that are not valid UTF-8 become problems.
     """
     problems: list[Problem] = []
     found = [path for path in _walk(Path(root), "", set(), problems) if _keep(path, problems)]
@@ -99,11 +100,16 @@ def _walk(folder: Path, prefix: str, entered: set[tuple[int, int]], problems: li
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in entered:
+            message = "The link leads to a folder that is read already; it is not entered again"
+            problems.append(Problem(printable(prefix), "link", message))
             return
         entered.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            problems.append(Problem(printable(prefix), "link", "The link leads in a circle"))
+            return
         problems.append(
             Problem(printable(prefix) or ".", "folder", f"The folder cannot be read ({error.strerror})")
         )
@@ -115,7 +121,8 @@ def _walk(folder: Path, prefix: str, entered: set[tuple[int, int]], problems: li
         try:
             is_folder = entry.is_dir()
         except OSError:  # a link that points at itself
-            is_folder = False
+            problems.append(Problem(printable(path), "link", "The link leads in a circle"))
+            continue
         if is_folder:
             yield from _walk(Path(entry.path), f"{path}/", entered, problems)
         elif entry.name.lower().endswith(IMAGE_ENDINGS):

@@ -11,21 +11,17 @@ Results are appended to a file as they come, so an interrupted run goes on where
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from engine.data.cache_room import default_cache_dir
+from engine.data.examined import Examined
 from engine.data.files import Problem, Progress
-from engine.data.images import DECODE_VERSION, decode
+from engine.data.images import decode
 from engine.data.manifest import Manifest
-from engine.errors import DataError
 
 BITS = 255
 NEAR = 40
@@ -80,31 +76,16 @@ def hash_images(
 
     An image that cannot be decoded becomes a problem; the rest is hashed.
     """
-    folder = Path(cache_dir) if cache_dir else default_cache_dir()
-    root = hashlib.sha256(str(Path(manifest.root).resolve()).encode()).hexdigest()[:16]
-    store = folder / f"hashes-{root}-{DECODE_VERSION}.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    known = _read_store(store)
+    examined = Examined(manifest, cache_dir)
     results: dict[str, dict] = {}
-    todo: list[tuple[str, str]] = []
+    todo: list[str] = []
     for path in manifest.table["path"]:
-        key = _key(manifest, path)
-        if key in known:
-            results[path] = known[key]
+        known = examined.known(path)
+        if known and ("sha256" in known or "problem" in known):
+            results[path] = known
         else:
-            todo.append((path, key))
-    done, total = len(results), len(manifest)
-    with store.open("a", encoding="utf-8") as file:
-        for (path, key), record in zip(todo, _hashed(manifest, todo), strict=True):
-            results[path] = record
-            file.write(json.dumps({"key": key, **record}) + "\n")
-            done += 1
-            if done % 32 == 0:
-                file.flush()
-            if progress:
-                progress(done, total)
-    if progress and not todo:
-        progress(total, total)
+            todo.append(path)
+    results |= dict(examined.examine(todo, _fingerprint, progress, len(results)))
     return _collected(manifest, results)
 
 
@@ -242,42 +223,11 @@ def _exact(hashes: Hashes) -> Iterator[Pair]:
                 yield Pair(first, second, 0, POSITIONS[0], True)
 
 
-def _key(manifest: Manifest, path: str) -> str:
-    try:
-        status = manifest.absolute(path).stat()
-    except OSError:
-        return f"{path}|gone"
-    return f"{path}|{status.st_size}|{status.st_mtime_ns}"
-
-
-def _read_store(store: Path) -> dict[str, dict]:
-    known: dict[str, dict] = {}
-    if store.is_file():
-        with store.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    record = json.loads(line)
-                    known[record.pop("key")] = record
-                except (ValueError, KeyError, AttributeError):  # the line an interruption tore
-                    continue
-    return known
-
-
-def _hashed(manifest: Manifest, todo: list[tuple[str, str]]) -> Iterator[dict]:
-    def work(path: str) -> dict:
-        try:
-            data = manifest.absolute(path).read_bytes()
-            signs = perceptual_signs(decode(data))
-        except (DataError, OSError) as error:
-            kind = error.kind if isinstance(error, DataError) else "unreadable"
-            return {"sha256": "", "signs": "", "problem": [kind, str(error)]}
-        bits = np.packbits(signs > 0).tobytes().hex() if signs.any() else ""
-        return {"sha256": hashlib.sha256(data).hexdigest(), "signs": bits}
-
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(todo), 64):  # in portions, so that an interruption loses little
-            yield from pool.map(work, [path for path, _ in todo[start : start + 64]])
+def _fingerprint(path: Path) -> dict:
+    data = path.read_bytes()
+    signs = perceptual_signs(decode(data, path.name))
+    bits = np.packbits(signs > 0).tobytes().hex() if signs.any() else ""
+    return {"sha256": hashlib.sha256(data).hexdigest(), "signs": bits}
 
 
 def _collected(manifest: Manifest, results: dict[str, dict]) -> Hashes:
@@ -288,8 +238,8 @@ def _collected(manifest: Manifest, results: dict[str, dict]) -> Hashes:
         record = results[path]
         if record.get("problem"):
             problems.append(Problem(path, *record["problem"]))
-        if record["signs"]:
+        if record.get("signs"):
             bits = np.unpackbits(np.frombuffer(bytes.fromhex(record["signs"]), np.uint8))[:BITS]
             signs[row] = np.where(bits, 1, -1)
-    digests = tuple(results[path]["sha256"] for path in paths)
+    digests = tuple(results[path].get("sha256", "") for path in paths)
     return Hashes(tuple(manifest.table["image_id"]), digests, signs, tuple(problems))

@@ -84,7 +84,7 @@ def test_hashing_goes_on_where_it_stopped(tmp_path, monkeypatch):
     store = next((tmp_path / "two").glob("*.jsonl"))
     store.write_text(store.read_text()[:-20])  # the last line torn by an interruption
     decoded = []
-    monkeypatch.setattr(hashing, "decode", lambda data: decoded.append(1) or decode(data))
+    monkeypatch.setattr(hashing, "decode", lambda *given: decoded.append(1) or decode(*given))
     again = hashing.hash_images(manifest, tmp_path / "two")
     assert len(decoded) == 3
     assert again.sha256 == full.sha256
