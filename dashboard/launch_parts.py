@@ -239,6 +239,7 @@ def _data(start: Draft):
         split_csv = field("data.split_csv", now.split_csv)
         split_seed = field("data.split_seed", now.split_seed)
         task = field("data.task", now.task)
+        keep_ambiguous = field("data.keep_ambiguous", now.keep_ambiguous)
     folds = tuple(sorted(folds)) or (available[0],)
     data = dataclasses.replace(
         now,
@@ -250,6 +251,7 @@ def _data(start: Draft):
         split_seed=int(split_seed),
         split_csv=split_csv.strip(),
         task=task,
+        keep_ambiguous=bool(keep_ambiguous),
     )
     _verdict(data, folds)
     return data, folds

@@ -6,9 +6,11 @@ The probe loads torch and takes minutes; the server neither carries the one nor 
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,11 +94,10 @@ def _waiting(target: str) -> None:
     job = _jobs()[target]
     if job.process.poll() is not None:
         st.rerun(scope="app")
+    share, words = progress_of(log_tail(Path(target)))
+    st.progress(share, text=f"{words} ({widgets.duration(time.time() - job.since)} so far)")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.html(
-            f'<span class="bh-chip">{widgets.icon("hourglass_top")}<span>Measuring for {widgets.duration(time.time() - job.since)}</span></span>',
-            width="content",
-        )
+        st.caption("It goes on when you leave this page.", width="content")
         if st.button("Cancel", key="gap_cancel", type="tertiary"):
             job.process.terminate()
             _jobs().pop(target, None)
@@ -104,12 +105,33 @@ def _waiting(target: str) -> None:
             st.rerun(scope="app")
 
 
+PHASES = ("Packing images", "Pretrained features", "Controls", "Cross-validation")
+_LINE = re.compile(r"(.+): ([\d,]+) of ([\d,]+)")
+
+
+def progress_of(lines: Sequence[str]) -> tuple[float, str]:
+    """How far a probe is (0 to 1, every phase an equal part) and what it does, from the lines of its log."""
+    for line in reversed(lines):
+        match = _LINE.fullmatch(line.strip())
+        if match and match[1] in PHASES:
+            done, total = (int(match[number].replace(",", "")) for number in (2, 3))
+            share = (PHASES.index(match[1]) + done / max(total, 1)) / len(PHASES)
+            return min(share, 1.0), f"{match[1]}: {match[2]} of {match[3]}"
+    return 0.0, "Starting"
+
+
+def log_tail(target: Path) -> list[str]:
+    """The lines that a probe has written beside its answer."""
+    try:
+        text = target.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.strip().splitlines()
+
+
 def failure(target: Path) -> DataError:
     """Why a probe ended without an answer, from its last line."""
-    try:
-        lines = target.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
+    lines = log_tail(target)
     return DataError(
         "The gap could not be measured",
         found=lines[-1][:300] if lines else None,

@@ -108,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         "split", _split, "Divide a data set into train, val and test, and audit the result.", as_json=True
     )
     command.add_argument("data", type=Path, metavar="DATA", help="a copy of BreakHis, or another data set")
-    _add_option(command, DataConfig, "protocol")
+    for name in ("protocol", "magnifications", "task", "keep_ambiguous"):
+        _add_option(command, DataConfig, name)
     command.add_argument("--fold", type=int, help="which fold is the test part; the first unless given")
     command.add_argument("--seed", type=int, default=0, help="seed of the split")
     command.add_argument("--out", type=Path, required=True, metavar="CSV", help="manifest to write")
@@ -711,10 +712,13 @@ def _answer(given: argparse.Namespace, record: Any, text: str) -> None:
 
 
 def _progress(label: str, unit: str = "image") -> Callable[[int, int], None]:
-    """A progress bar on stderr, as a callback (done, total)."""
+    """A progress bar on stderr, as a callback (done, total); where stderr is no terminal, a line now and then."""
     from tqdm import tqdm
 
-    bar = tqdm(desc=label, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+    if not sys.stderr.isatty():
+        return _progress_lines(label)
+
+    bar = tqdm(desc=label, unit=unit, file=sys.stderr, leave=False)
 
     def update(done: int, total: int) -> None:
         bar.total = total
@@ -722,6 +726,19 @@ def _progress(label: str, unit: str = "image") -> Callable[[int, int], None]:
         bar.refresh()
         if done >= total:
             bar.close()
+
+    return update
+
+
+def _progress_lines(label: str, every_s: float = 2.0) -> Callable[[int, int], None]:
+    """`Hashing: 1,200 of 7,909` every few seconds, for logs and for the page that reads them."""
+    said_at = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= every_s:
+            said_at = time.monotonic()
+            _say(f"{label}: {done:,} of {total:,}")
 
     return update
 
@@ -778,6 +795,9 @@ def _split(given: argparse.Namespace) -> int:
         data__protocol=given.protocol,
         data__fold=fold,
         data__split_seed=given.seed,
+        data__magnifications=given.magnification,
+        data__task=given.task,
+        data__keep_ambiguous=given.keep_ambiguous,
     )
     ready = prepare_data(config)
     write_manifest(ready.manifest, given.out, absolute=True)
@@ -785,12 +805,16 @@ def _split(given: argparse.Namespace) -> int:
         "manifest": str(given.out),
         "split_hash": ready.split_hash,
         "images": ready.manifest.table["split"].value_counts().to_dict(),
+        "composition": composition(ready.manifest.table, ("label", "subtype", "magnification")).to_dict(
+            "records"
+        ),
         "audit": ready.audit.as_record(),
         "warnings": list(ready.warnings),
     }
     text = "\n".join(
         [
-            composition(ready.manifest.table).to_string(index=False),
+            composition(ready.manifest.table, ("label", "subtype")).to_string(index=False),
+            f"split {ready.split_hash}",
             ready.audit.verdict,
             *ready.warnings,
             f"Written: {given.out}",
@@ -1323,7 +1347,9 @@ def _probe(given: argparse.Namespace) -> int:
     bars: dict[str, Callable[[int, int], None]] = {}
 
     def step(label: str, done: int, total: int) -> None:
-        bars.setdefault(label, _progress(label))(done, total)
+        if label not in bars:
+            bars[label] = _progress(label)
+        bars[label](done, total)
 
     manifest = load_dataset(given.data).only(given.magnification)
     found = probe_dataset(manifest, given.model, given.pretrained, seed=given.seed, progress=step)

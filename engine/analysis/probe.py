@@ -9,7 +9,7 @@ nothing about the disease.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ import pandas as pd
 
 from engine.data.files import Progress
 from engine.data.manifest import Manifest
-from engine.errors import DataError
+from engine.data.preprocessing import Preprocessing
+from engine.errors import DataError, shorten
 
 FOLDS = 5
 DRAWS = 2000
@@ -36,17 +37,20 @@ class Probe:
     `scores`: representation, split, balanced_accuracy with low and high, accuracy, auroc (two classes only), n,
     cases. `gaps`: representation, gap (image minus case, balanced accuracy) with low and high. Intervals:
     95%, percentile bootstrap of whole cases within class; the gap is paired. `verdict`: one sentence.
+    `left_out`: images that cannot be decoded.
     """
 
     scores: pd.DataFrame
     gaps: pd.DataFrame
     verdict: str
+    left_out: tuple[str, ...] = ()
 
     def as_record(self) -> dict:
         return {
             "scores": self.scores.to_dict("records"),
             "gaps": self.gaps.to_dict("records"),
             "verdict": self.verdict,
+            "left_out": list(self.left_out),
         }
 
     def as_text(self) -> str:
@@ -58,6 +62,8 @@ class Probe:
                 f"   n = {row['n']} images, {row['cases']} cases"
             )
         lines.append("Balanced accuracy; 95% intervals by resampling whole cases.")
+        if self.left_out:
+            lines.append(f"{len(self.left_out)} images cannot be decoded: {shorten(list(self.left_out))}.")
         return "\n".join(lines)
 
 
@@ -121,6 +127,7 @@ def probe_dataset(
 
     `progress` is called with (what is being done, done, in all).
     """
+    from engine.data import cache
     from engine.training.features import pooled_features  # torch: only when the probe runs
 
     def step(label: str) -> Progress:
@@ -131,11 +138,14 @@ def probe_dataset(
         return update
 
     _require(manifest.table, manifest.classes)
+    packed = cache.pack(manifest, Preprocessing(size, geometry), cache_dir, step("Packing images"))
+    unread = tuple(manifest.table["image_id"][~packed.readable])
+    manifest = manifest.with_table(manifest.table[packed.readable])
     values = pooled_features(
         manifest, model, pretrained, size, geometry, "auto", cache_dir, step("Pretrained features")
     )
     controls = control_features(manifest, step("Controls"))
-    return run_probe(manifest, values, controls, seed, step("Cross-validation"))
+    return replace(run_probe(manifest, values, controls, seed, step("Cross-validation")), left_out=unread)
 
 
 def control_features(manifest: Manifest, progress: Progress | None = None) -> dict[str, np.ndarray]:

@@ -76,6 +76,13 @@ class DataConfig:
         choices=TASKS,
         advanced=True,
     )
+    keep_ambiguous: bool = _option(
+        False,
+        "For the task subtype: keep case 14-13412, which is filed under both DC and LC with nearly the same images. Without this it is left out.",
+        label="Keep the case with two subtypes",
+        flag="--keep-ambiguous",
+        advanced=True,
+    )
     protocol: str = _option(
         "case",
         "How images are divided. case: five folds, no patient on two sides (the honest default). image: the study's random draw, which leaks patients. official: the five published folds.",

@@ -70,7 +70,7 @@ def prepare_data(config: RunConfig, manifest: Manifest | None = None) -> Prepare
     """
     data = config.data
     manifest = manifest or load_dataset(Path(data.root).expanduser())
-    manifest = with_task(manifest, data.task).only(data.magnifications)
+    manifest = with_task(manifest, data.task, data.keep_ambiguous).only(data.magnifications)
     if data.split_csv:
         manifest = _with_split_from(manifest, Path(data.split_csv).expanduser())
     split = make_split(manifest, SplitSpec(data.protocol, data.fold, data.split_seed))

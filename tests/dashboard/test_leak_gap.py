@@ -56,3 +56,12 @@ def test_without_an_answer_the_gap_can_be_measured_and_nothing_starts_by_itself(
 def test_a_probe_that_failed_says_why(tmp_path):
     (tmp_path / "x.log").write_text("Traceback\nError: no case is known.\n", encoding="utf-8")
     assert "no case is known" in str(leak_gap.failure(tmp_path / "x.json"))
+
+
+def test_the_bar_follows_the_probe_phase_by_phase(tmp_path):
+    assert leak_gap.progress_of([]) == (0.0, "Starting")
+    lines = ["Packing images: 1,200 of 7,909", "Pretrained features: 4,000 of 8,000", "a warning of torch"]
+    assert leak_gap.progress_of(lines) == (0.375, "Pretrained features: 4,000 of 8,000")
+    assert leak_gap.progress_of([*lines, "Cross-validation: 30 of 30"])[0] == 1.0
+    (tmp_path / "x.log").write_text("\n".join(lines), encoding="utf-8")
+    assert leak_gap.log_tail(tmp_path / "x.json") == lines
