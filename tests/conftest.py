@@ -17,7 +17,7 @@ import pytest
 
 from engine.runs.folder import RunFolder
 
-pytest_plugins = ("scheduling",)
+pytest_plugins = ("scheduling", "fault_table")
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "dashboard" / "Home.py"

@@ -114,6 +114,19 @@ def test_a_cut_off_cache_is_built_again(manifest, tmp_path):
     assert np.array_equal(cache.pack(manifest, SQUARE, folder)[5], good)
 
 
+def test_a_flipped_bit_in_a_cache_is_noticed_and_it_is_built_again(manifest, tmp_path):
+    folder = tmp_path / "cache"
+    good = [image.copy() for image in cache.pack(manifest, SQUARE, folder)]
+    pixels = next(folder.glob("*.pixels"))
+    data = bytearray(pixels.read_bytes())
+    for at in (0, len(data) // 2, len(data) - 1):
+        data[at] ^= 4
+        pixels.write_bytes(data)
+        data[at] ^= 4
+        again = cache.pack(manifest, SQUARE, folder)
+        assert all(np.array_equal(image, whole) for image, whole in zip(again, good, strict=True))
+
+
 def test_a_full_disk_is_said_beforehand(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(DataError) as error:

@@ -1,11 +1,11 @@
-"""The fault suite's ledger: what every trial lost, tore, or called failed without reason; printed at the end."""
+"""The fault suite's ledger: what every trial lost, tore, or called failed without reason (printed by `fault_table.py`)."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,6 @@ from engine.runs.folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runs"))  # the pretended workers live there
 from machines import machine  # noqa: F401
-
-ROWS: list[Trial] = []
 
 
 @dataclass
@@ -72,25 +70,8 @@ def _is_json(text: str) -> bool:
 def ledger(request: pytest.FixtureRequest) -> Iterator[Trial]:
     """A row of the table, named by the test; nothing may be lost, torn or falsely called failed."""
     trial = Trial(request.node.name.removeprefix("test_").replace("_", " "))
-    ROWS.append(trial)
     yield trial
+    request.node.user_properties.append(("fault", asdict(trial)))  # from here it travels with the report
     assert trial.lost == 0
     assert trial.torn == []
     assert trial.false_failed == 0
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    """`fault | trials | runs lost | torn files | false "failed"`."""
-    if not ROWS:
-        return
-    write = terminalreporter.write_line
-    terminalreporter.section("faults")
-    width = max(len(row.fault) for row in ROWS)
-    write(f"{'fault':{width}}  trials  runs lost  torn files  false failed")
-    for row in ROWS:
-        write(f"{row.fault:{width}}  {row.trials:6}  {row.lost:9}  {len(row.torn):10}  {row.false_failed:12}")
-    write(
-        f"{'runs lost ' + str(sum(row.lost for row in ROWS)):{width}}  torn files "
-        f"{sum(len(row.torn) for row in ROWS)}, false failed {sum(row.false_failed for row in ROWS)}, "
-        f"in {sum(row.trials for row in ROWS)} trials"
-    )
