@@ -32,9 +32,12 @@ def next_step(datasets: Sequence[str], summaries: Sequence[Summary]) -> Step:
             "Synthetic tissue in the layout of BreakHis, written in seconds: everything here works on it.",
         )
     active = [summary for summary in summaries if summary.state in run_folder.ACTIVE]
+    working = [summary for summary in active if summary.state != run_folder.QUEUED]
+    if working:
+        return Step("go", f"Watch {working[0].name}", "A run is at work.", "run", {"id": working[0].id})
     if active:
-        newest = next((summary for summary in active if summary.state != run_folder.QUEUED), active[-1])
-        return Step("go", f"Watch {newest.name}", "A run is at work.", "run", {"id": newest.id})
+        waiting = "A run waits" if len(active) == 1 else f"{len(active)} runs wait"
+        return Step("go", "Look at the queue", f"{waiting} and none is at work.", "runs")
     scored = [
         summary
         for summary in summaries

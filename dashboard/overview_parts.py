@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from engine.runs import launch
 from engine.runs.folder import Summary
 
 RECENT = 6
+NAME_WIDTH = 28
 
 
 def welcome(step: Step) -> None:
@@ -124,7 +126,8 @@ def _recent_row(summary: Summary, colour: str) -> None:
         )
         st.page_link(
             places.page("run"),
-            label=widgets.escaped(summary.name),
+            label=widgets.escaped(textwrap.shorten(summary.name, NAME_WIDTH, placeholder=" …")),
+            help=widgets.escaped(summary.name) if len(summary.name) > NAME_WIDTH else None,
             query_params={"id": summary.id},
             width="stretch",
         )

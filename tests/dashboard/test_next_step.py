@@ -39,3 +39,9 @@ def test_leakage_is_shown_only_between_runs_that_differ_in_the_split_alone(make_
     clean, leak = make_run(name="clean").summary(), make_run(name="leak", protocol="image").summary()
     other = make_run(name="other", model="tf_efficientnet_b0", protocol="image").summary()
     assert [(a.name, b.name) for a, b in leak_pairs([clean, leak, other])] == [("leak", "clean")]
+
+
+def test_runs_that_only_wait_lead_to_the_queue(make_run):
+    step = next_step(["/data"], [make_run(state="queued").summary()])
+    assert (step.page, step.label) == ("runs", "Look at the queue")
+    assert "waits" in step.because
