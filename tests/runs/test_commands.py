@@ -204,3 +204,55 @@ def test_every_problem_of_every_run_is_said_before_the_first_one_starts(machine,
     assert code == 2
     assert "no fold 9" in error
     assert contract.run_folders(machine.runs) == []
+
+
+def test_a_configuration_file_starts_the_same_run_and_flags_win(
+    machine, images, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(supervisor, "ensure", lambda runs: None)
+    words = [
+        "--pretrained",
+        "none",
+        "--recipe",
+        "quick",
+        "--fold",
+        "2",
+        "--name",
+        "first",
+        "--runs",
+        machine.runs,
+    ]
+    _, record, _ = said(capsys, "start", "--data", images, *words, "--json")
+    first = contract.locate(machine.runs, record["id"])
+    source = first.path / "config.json"
+    _, record, _ = said(capsys, "start", "--config", source, "--epochs", 3, "--runs", machine.runs, "--json")
+    again = contract.locate(machine.runs, record["id"]).config()
+    assert again.changed(name="first", training__epochs=first.config().training.epochs) == first.config()
+    assert (again.data.fold, again.training.epochs, again.training.recipe) == (2, 3, "quick")
+    (tmp_path / "other.json").write_text("[]")
+    code, _, error = said(capsys, "start", "--config", tmp_path / "other.json", "--runs", machine.runs)
+    assert code == 2
+    assert "is not a configuration" in error
+
+
+def test_the_command_that_the_form_shows_starts_what_the_form_starts(machine, images, capsys, monkeypatch):
+    import shlex
+
+    from engine.runs.config import RunConfig
+
+    monkeypatch.setattr(supervisor, "ensure", lambda runs: None)
+    config = RunConfig(name="x y").changed(
+        data__root=str(images),
+        model__pretrained="none",
+        training__recipe="quick",
+        data__magnifications=("40X", "100X"),
+    )
+    several = {"models": ("tf_efficientnet_lite0", "tf_efficientnet_b0"), "folds": (0, 3), "seeds": (1, 5)}
+    line = launch.command_line(config, **several)
+    words = shlex.split(line)[3:]
+    _, record, _ = said(capsys, *words, "--runs", machine.runs, "--json")
+    started = [contract.locate(machine.runs, run_id).config() for run_id in record["ids"]]
+    meant = launch.plan(config, **several)
+    assert [
+        (one.model, one.data.fold, one.data.magnifications, one.training, one.name) for one in started
+    ] == [(one.model, one.data.fold, one.data.magnifications, one.training, one.name) for one in meant]
