@@ -135,6 +135,12 @@ def first_config(data_root: str) -> RunConfig:
     return config
 
 
+def link_base(base: RunConfig, data_root: str) -> RunConfig:
+    """What a link's parameters are relative to: the run that it names, otherwise where everybody's form starts
+    (an uploaded file is only in this session)."""
+    return base if base.parent else first_config(data_root)
+
+
 # --- doubts --------------------------------------------------------------------------------------------
 def worst_audit(ready: Mapping[int, Prepared]) -> dict[str, Any]:
     """The verdict on the folds of a launch: the worst, saying how many of them it holds for."""

@@ -126,7 +126,8 @@ def plan(draft: Draft) -> tuple[list[RunConfig], list[EngineError]]:
 
 def _to_url(draft: Draft) -> None:
     """Write what differs from the start to the URL, so that the link opens the same form."""
-    base = st.session_state["_train_start"][1]
+    known = places.datasets()
+    base = launch_form.link_base(st.session_state["_train_start"][1], known[0] if known else "")
     params = launch_form.to_params(draft, base)
     if not base.parent and draft.config.data.root:
         params["data"] = draft.config.data.root
@@ -137,6 +138,7 @@ def _to_url(draft: Draft) -> None:
             del st.query_params[name]
     selection.write(**params)
     st.session_state["_train_params"] = params
+    st.session_state.pop("_train_upload", None)  # from here on the link says all of it
 
 
 def _stated(draft: Draft, planned: list[RunConfig], ready: Prepared | None) -> None:

@@ -100,3 +100,16 @@ def test_the_cost_of_a_launch_is_a_sum_with_its_sources_and_what_is_not_known():
     assert "before, &lt;b&gt;" in text
     assert "for 1 of them their time is not known" in text
     assert launch_form.cost_html([forecast.UNKNOWN]).count("its time is not known") == 1
+
+
+def test_the_link_of_an_uploaded_configuration_opens_the_same_form_elsewhere():
+    uploaded = RunConfig().changed(
+        model__name="tf_efficientnet_b2", training__epochs=7, data__protocol="official", data__fold=2
+    )
+    draft = launch_form.draft_of(uploaded)
+    params = launch_form.to_params(draft, launch_form.link_base(uploaded, ""))
+    assert launch_form.from_params(params, launch_form.first_config("")) == (draft, [])
+    from dataclasses import replace
+
+    fork = replace(uploaded, parent="20260101-000000-x-abcd")
+    assert launch_form.to_params(launch_form.draft_of(fork), launch_form.link_base(fork, "")) == {}
