@@ -77,7 +77,11 @@ def run(
         data=DataConfig(root=str(manifest.root)),
         model=ModelConfig(name=model, pretrained="none", image_size=image_size),
         training=TrainingConfig(
-            recipe="study-as-run", batch_size=size.batch, epochs=1, device=device, precision=precision
+            recipe="study-as-run",
+            batch_size=size.batch,
+            epochs=size.rounds + 1,
+            device=device,
+            precision=precision,
         ),
         classes=chosen.classes,
     )
@@ -101,7 +105,9 @@ def run(
                     cores[name].append(_cpu_seconds() - busy)
                     if name == "ours":
                         waits.append(fit.tally.waiting / fit.tally.seconds)
+            fit.epoch += 1  # as in a run: the loader went on with the next epoch's batches
         frozen = _frozen_epochs(fit, Path(folder), config, chosen)
+        loader.close()
     return _records(seconds, cores, waits, frozen, len(fit.parts["train"]), fit.device)
 
 
@@ -230,6 +236,8 @@ def _plain_side(fit, manifest: Manifest, batch_size: int) -> Callable[[], float]
     from torch.utils.data import DataLoader
     from torchvision import transforms
 
+    from engine.training.loading import start_method
+
     device = fit.device.torch
     size, path, classes = fit.loaded.image_size, manifest.absolute, list(manifest.classes)
     network = timm.create_model(fit.loaded.architecture.timm_name, num_classes=len(classes), drop_rate=0.3)
@@ -259,6 +267,7 @@ def _plain_side(fit, manifest: Manifest, batch_size: int) -> Callable[[], float]
         num_workers=workers,
         persistent_workers=True,
         pin_memory=fit.device.is_cuda,
+        multiprocessing_context=start_method(fit.device),
     )
 
     def measure() -> float:
@@ -309,4 +318,6 @@ def _frozen_epochs(fit, folder: Path, config: RunConfig, manifest: Manifest) -> 
     quick.recipe, quick.stage_at, quick.cached = plain, -1, None
     quick._enter_stage(None)
     _our_round(quick, quick.loader)
-    return _our_round(quick, quick.loader), cached
+    seconds = _our_round(quick, quick.loader)
+    quick.loader.close()
+    return seconds, cached

@@ -58,6 +58,10 @@ class TrainingImages(Dataset):
         self.options = (augmentation, size, geometry)
         self._augmenter: augment.Augmenter | None = None
 
+    def __getstate__(self) -> dict:
+        """A loader process builds its own augmenter: the pipeline holds functions that do not travel."""
+        return {**self.__dict__, "_augmenter": None}
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -148,7 +152,7 @@ class _Feed:
         return self._unread.popleft()
 
 
-def _start_method(device: Device) -> str | None:
+def start_method(device: Device) -> str | None:
     """How loader processes begin; None = as Python does by default.
 
     A process forked from one that holds a GPU inherits tensors that it must not touch: when Python collects them
@@ -199,7 +203,7 @@ class Loader:
                 pin_memory=device.is_cuda,
                 prefetch_factor=4,
                 worker_init_fn=_one_thread,
-                multiprocessing_context=_start_method(device),
+                multiprocessing_context=start_method(device),
             )
 
     def close(self) -> None:
