@@ -68,4 +68,5 @@ CURES: dict[str, Callable[[RunConfig], Remedy | None]] = {
     "nan_loss": _lower_rate,
     "hub": _packaged_weights,
     "loader": _no_processes,
+    "hung": _no_processes,
 }

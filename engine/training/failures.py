@@ -29,6 +29,13 @@ def translate(error: BaseException, recipe: Recipe | None, where: str) -> Engine
             remedy="Free some space, then resume the run: it continues from its last checkpoint",
             kind="disk_full",
         )
+    if isinstance(error, RuntimeError) and "DataLoader timed out" in str(error):
+        return TrainingError(
+            "A loader process hangs",
+            found=f"{str(error).splitlines()[0]}; {where}",
+            remedy="Check the disk that the images and the pixel cache lie on, then resume, or start with --workers 0",
+            kind="hung",
+        )
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return TrainingError(
             "A loader process died",

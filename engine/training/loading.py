@@ -27,6 +27,10 @@ SWITCH_S = 5e-4
 little but launches: by default either may keep the other waiting for 5 ms, a fifth of a step."""
 
 
+LOADER_TIMEOUT_S = 600.0
+"""A loader process that makes no batch for so long hangs (a dead network drive, say): the run fails with that word."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One step's images: rows of the training part, and the epoch that seeds their augmentation."""
@@ -202,6 +206,7 @@ class Loader:
                 persistent_workers=True,
                 pin_memory=device.is_cuda,
                 prefetch_factor=4,
+                timeout=LOADER_TIMEOUT_S,
                 worker_init_fn=_one_thread,
                 multiprocessing_context=start_method(device),
             )

@@ -42,13 +42,14 @@ def test_weights_that_cannot_be_fetched_are_taken_from_a_package_where_there_is_
     assert failed("hub", model__name="tf_efficientnet_b0") is None
 
 
-@pytest.mark.parametrize("kind", ["disk_full", "killed", "hung", "internal", "data"])
+@pytest.mark.parametrize("kind", ["disk_full", "killed", "internal", "data"])
 def test_where_other_settings_are_no_cure_none_are_offered(kind):
     assert failed(kind) is None
 
 
-def test_a_dead_loader_process_is_cured_by_none():
-    found = failed("loader")
+@pytest.mark.parametrize("kind", ["loader", "hung"])
+def test_a_loader_process_that_died_or_hangs_is_cured_by_none(kind):
+    found = failed(kind)
     assert found is not None
     assert found.config.training.workers == 0
 

@@ -11,7 +11,7 @@ import torch
 
 from engine.data import cache
 from engine.data.preprocessing import Preprocessing
-from engine.training.device import choose
+from engine.training.device import Device, choose
 from engine.training.loading import Loader, TrainingImages, Waiting, batches, order
 
 STRATA = np.array(["benign/40X"] * 5 + ["malignant/40X"] * 60 + ["malignant/400X"] * 35)
@@ -52,6 +52,13 @@ def test_batches_are_uint8_and_carry_the_classes(images):
     (pixels, targets), *_ = served(Loader(images, choose("cpu"), 0), batches(np.arange(4), 1, 4))
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (4, 32, 32, 3))
     assert targets.tolist() == [0, 1, 0, 1]
+
+
+def test_a_gpu_gets_pinned_memory_from_processes_that_live_on(images):
+    loader = Loader(images, Device(torch.device("cuda")), 2)._loader
+    assert loader is not None
+    assert (loader.pin_memory, loader.persistent_workers, loader.num_workers) == (True, True, 2)
+    assert Loader(images, choose("cpu")).workers == 0  # the same cores that train
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from engine.errors import EngineError, SplitError, WeightsError
 from engine.runs import presets
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, loop
+from engine.training.device import Device
 from engine.training.evaluate import predict_images
 from engine.training.models import load_run_model
 
@@ -286,6 +288,98 @@ def test_train_predict_and_explain_see_identical_pixels(tmp_path, stain, geometr
     assert np.abs(again["logit_malignant"] - table["logit_malignant"]).max() < 1e-5
     resumed = loop.Fit(folder, Reporter(folder), folder.config(), fit.recipe)
     assert resumed.loaded.preprocessing.key == fit.loaded.preprocessing.key
+
+
+def test_an_image_damaged_in_mid_epoch_changes_nothing_because_it_is_packed(finished, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    folder = tiny_runs.make_run(tmp_path / "runs", tiny_runs.write_images(root))
+    assert tiny_runs.fit(folder, tiny_runs.StopAt(folder, 40)) == "stopped"
+    (root / "train_5.png").write_bytes(b"damaged")
+    assert tiny_runs.fit(folder) == "completed"
+    assert tiny_runs.outcome(folder) == tiny_runs.outcome(finished)
+
+
+def test_weights_that_cannot_be_fetched_end_the_run_with_what_to_do(make_run, monkeypatch):
+    from engine.runs.worker import EXIT_CODES, exit_code
+    from engine.training import models
+
+    monkeypatch.setattr(models, "_in_hub_cache", lambda record: False)
+    monkeypatch.setattr(models, "_hub_reachable", lambda: False)
+    error = failure_of(make_run(model__pretrained="hub"))
+    assert error.kind == "hub"
+    assert "offline" in str(error.remedy)
+    assert exit_code(error) == EXIT_CODES["weights"]
+
+
+@pytest.mark.slow
+def test_a_loader_process_that_hangs_ends_the_run(make_run, monkeypatch):
+    from engine.training import loading
+
+    monkeypatch.setattr(loading, "LOADER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(loading.TrainingImages, "__getitem__", lambda *_: time.sleep(20))
+    error = failure_of(make_run(training__workers=1))
+    assert error.kind == "hung"
+    assert "--workers 0" in str(error.remedy)
+
+
+# -- machinery -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_scaled_loss_trains_and_its_scale_survives_a_stop(make_run, monkeypatch):
+    """What fp16 on a GPU does, on the CPU: the scaler is the same."""
+    scaled = Device(torch.device("cpu"), torch.bfloat16, scaled=True)
+    monkeypatch.setattr(loop, "choose", lambda *_: scaled)
+    options = {"details": {"recipe": {"clip": 0.5, "ema": 0.9}}}
+    whole, broken = make_run(**options), make_run(**options)
+    tiny_runs.fit(whole)
+    tiny_runs.fit(broken, tiny_runs.StopAt(broken, 9))
+    state = checkpoint.load_state(broken.last)
+    assert state is not None
+    assert state["scaler"]["scale"] > 1
+    tiny_runs.fit(broken)
+    assert tiny_runs.outcome(broken) == tiny_runs.outcome(whole)
+
+
+def test_compiling_is_asked_for_and_a_failure_of_it_is_no_failure_of_the_run(make_run, monkeypatch, capsys):
+    def broken(network):
+        def forward(pixels):
+            raise RuntimeError("no C compiler")
+
+        return forward
+
+    plain, compiled = make_run(training__epochs=1), make_run(training__epochs=1, training__compile=True)
+    tiny_runs.fit(plain)
+    monkeypatch.setattr(torch, "compile", broken)
+    tiny_runs.fit(compiled)
+    assert "torch.compile failed, going on without: no C compiler" in capsys.readouterr().out
+    assert tiny_runs.outcome(compiled)["weights"] == tiny_runs.outcome(plain)["weights"]
+
+
+def test_a_compiled_network_is_what_trains(make_run, monkeypatch):
+    called = []
+
+    def counted(network):
+        def forward(pixels):
+            called.append(len(pixels))
+            return network(pixels)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", counted)
+    tiny_runs.fit(make_run(training__epochs=1, training__compile=True))
+    assert sum(called) == tiny_runs.COUNTS["train"]
+
+
+def test_the_network_is_channels_last_and_its_optimizer_fused(make_run):
+    folder = make_run()
+    fit = loop.Fit(folder, Reporter(folder, writes=False), folder.config(), presets.resolve(folder.config()))
+    fit._enter_stage(None)
+    assert fit.optimizer is not None
+    assert fit.optimizer.defaults["fused"]
+    weight = dict(fit.model.named_parameters())["conv_stem.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_class_missing_from_validation_is_named(tiny_data, tmp_path):
