@@ -240,7 +240,10 @@ def opinions(
     able = [run_id for run_id in ids if split in cached.run(run_id).predicted_splits()]
     ids = able or list(ids)
     try:
-        return _opinions(ids, split, point), ids, ""
+        table = _opinions(ids, split, point)
+        whole = max(len(cached.predictions(run_id, split)) for run_id in ids)
+        note = f"{len(table):,} of {whole:,} images: those that every ticked run predicted."
+        return table, ids, note if len(table) < whole else ""
     except EngineError as error:
         if len(ids) < 2:
             raise
