@@ -345,6 +345,12 @@ def _audit_of(run_id: str) -> dict[str, Any]:
     return next((one.audit for one in cached.summaries() if one.id == run_id), {})
 
 
+def _stain_of(run_id: str) -> str:
+    config = next((one.config for one in cached.summaries() if one.id == run_id), None)
+    stain = config.model.stain if config is not None and config.kind == "train" else "none"
+    return "" if stain == "none" else stain
+
+
 def _probability_words(found: Map, judged: Judgement) -> str:
     """`P(malignant) 0.831, threshold 0.42`."""
     if judged.positive is None:
@@ -362,6 +368,9 @@ def _note(shown: Shown, run_id: str) -> str:
         parts.append(
             f"Calibration: {meant}." if meant else "Calibration: not known, no validation predictions."
         )
+    stain = _stain_of(run_id)
+    if stain:
+        parts.append(f"The network saw the image after {stain} stain normalisation.")
     if found.is_empty:
         parts.append(f"Nothing in this image speaks for {found.target}: the map is zero everywhere.")
     else:

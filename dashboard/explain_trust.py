@@ -148,25 +148,32 @@ def _sample(run_id: str, rows: pd.DataFrame, paths: Mapping[str, str], question:
     if found is None:
         return
     st.dataframe(trust_table(found), hide_index=True, key="explain_trust")
-    st.caption(" ".join(f"{measure.label}: {measure.help}" for measure in MEASURES))
+    st.caption(
+        widgets.escaped(
+            f"{_size(found)}; 95% intervals over whole cases. "
+            + " ".join(f"{measure.label}: {measure.help}" for measure in MEASURES)
+        )
+    )
+
+
+def _size(found: list[Trust]) -> str:
+    """`n = 8 images, 4 cases`."""
+    return str(found[0].mean).partition("· ")[2]
 
 
 def trust_table(found: list[Trust]) -> pd.DataFrame:
-    """A row per method and measure: mean, difference to the control, both with intervals and n."""
-    titles = {measure.name: measure for measure in MEASURES}
+    """A row per measure: each method's mean, the difference to the control, and whether it beats it."""
     better = {1: "more is better", -1: "less is better", 0: "compare with its area"}
     lines = []
-    for one in found:
-        measure = titles[one.measure]
-        lines.append(
-            {
-                "Method": methods.find_method(one.method).label,
-                "Measure": f"{measure.label} ({better[measure.better]})",
-                "Mean": str(one.mean),
-                "Minus random": one.difference.short if one.difference is not None else "",
-                "Beats random": {True: "yes", False: "no", None: ""}[one.beats_control],
-            }
-        )
+    for measure in MEASURES:
+        own = [one for one in found if one.measure == measure.name]
+        line = {"Measure": f"{measure.label} ({better[measure.better]})"}
+        line |= {methods.find_method(one.method).label: one.mean.short for one in own}
+        for one in own:
+            if one.difference is not None:
+                line["Difference"] = one.difference.short
+                line["Beats random"] = {True: "yes", False: "no", None: "n/a"}[one.beats_control]
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

@@ -155,6 +155,7 @@ def test_ablation_weights_are_the_loss_of_score_when_a_channel_is_zero(b0):
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_transformer_is_reshaped_as_its_catalogue_record_says():
     loaded = random_model("vit_small_patch16_224", 224)
     image = tissue()
@@ -181,6 +182,7 @@ def test_every_other_architecture_has_a_map_at_each_offered_layer(name):
         assert np.abs(one.raw).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tf_efficientnet_b0", "tf_efficientnetv2_b0"])
 def test_offered_layers_exist_and_get_finer(name):
     loaded = random_model(name, 128)

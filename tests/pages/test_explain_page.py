@@ -21,7 +21,7 @@ from PIL import Image
 from dashboard import explain_more, explain_panels, explain_trust, explain_view, synced_view
 from dashboard.explain_view import Filter, Look
 from engine.analysis import comparison
-from engine.explain import export, overlay, store
+from engine.explain import export, overlay, store, trust
 from engine.explain.ensemble_map import EnsembleMap, fuse
 from engine.runs import ensembles
 
@@ -196,6 +196,29 @@ def test_a_sample_is_spread_over_the_filter(table):
     assert sample["image_id"].iloc[0] == table["image_id"].iloc[10]
     assert sample["image_id"].iloc[-1] == table["image_id"].iloc[-1]
     assert explain_trust.spread_over(table, {}, 8).empty
+
+
+def test_the_trust_table_has_both_methods_and_their_difference_in_a_row():
+    rows = [
+        {"image_id": f"{case}-{k}", "case": case, "label": "malignant", "method": method, "target": "malignant",
+         "probability": 0.9, "road": 0.2 * (method == "gradcam") + 0.01 * k, "insertion": 0.6, "deletion": 0.4,
+         "glass_share": 0.1, "glass_area": 0.1}
+        for method in ("gradcam", "randomcam") for case in "abc" for k in range(3)
+    ]  # fmt: skip
+    found = trust.summarise(pd.DataFrame(rows), draws=200)
+    table = explain_trust.trust_table(found)
+    assert list(table.columns) == [
+        "Measure",
+        "Grad-CAM",
+        "Random weights (control)",
+        "Difference",
+        "Beats random",
+    ]
+    assert len(table) == len(trust.MEASURES)
+    road = table.iloc[0]
+    assert road["Difference"].startswith("0.200")
+    assert road["Beats random"] == "yes"
+    assert explain_trust._size(found) == "n = 9 images, 3 cases"
 
 
 # --- the page ------------------------------------------------------------------------------------------
