@@ -101,13 +101,14 @@ def _prepared(data: DataConfig, root: str, stamp: tuple, csv_stamp: tuple) -> la
     return launch.prepare_data(RunConfig(data=data), _dataset(root, stamp)[0])
 
 
-def problems(config: RunConfig) -> list[EngineError]:
-    """Everything that keeps a configuration from running (`engine.runs.launch.problems`), on the cached scan."""
+def data_problems(config: RunConfig) -> list[EngineError]:
+    """What is wrong with the data set or its split (`engine.runs.launch.data_problems`), on the cached split."""
     try:
-        manifest = dataset(config.data.root)[0] if config.data.root else None
-    except EngineError:
-        manifest = None  # `problems` meets the same error and names it
-    return launch.problems(config, manifest)
+        if config.data.root:
+            prepared(config.data)
+    except EngineError as error:
+        return [error]
+    return []
 
 
 def thumbnail(path: str | Path, width: int = 220) -> bytes:

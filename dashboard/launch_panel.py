@@ -121,7 +121,7 @@ def plan(draft: Draft) -> tuple[list[RunConfig], list[EngineError]]:
                 remedy=f"Start at most {MAX_RUNS}",
             )
         )
-    return planned, [*problems, *launch.all_problems(planned, cached.problems)]
+    return planned, [*problems, *launch.all_problems(planned, cached.data_problems)]
 
 
 def _to_url(draft: Draft) -> None:

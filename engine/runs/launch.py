@@ -23,7 +23,7 @@ from engine.data.splits import SplitSpec, find_protocol, make_split, split_hash,
 from engine.errors import ConfigError, EngineError, RunError, SplitError, shorten
 from engine.runs import catalog, executors, forecast, presets, remedies, supervisor
 from engine.runs import folder as contract
-from engine.runs.config import EXECUTED, RunConfig, options, value_problems
+from engine.runs.config import EXECUTED, DataConfig, RunConfig, options, value_problems
 from engine.runs.folder import (
     ACTIVE,
     COMPLETED,
@@ -100,16 +100,16 @@ def _with_split_from(manifest: Manifest, source: Path) -> Manifest:
 
 def problems(config: RunConfig, manifest: Manifest | None = None) -> list[EngineError]:
     """Everything that keeps a configuration from running, all at once; empty = it can be launched."""
+    return [*setting_problems(config), *data_problems(config, manifest)]
+
+
+def setting_problems(config: RunConfig) -> list[EngineError]:
+    """Those that can be told without the data set: values, recipe, device."""
     found: list[EngineError] = list(value_problems(config))
     try:
         presets.resolve(config)
     except ConfigError as error:
         found.append(error)
-    if config.data.root:
-        try:
-            prepare_data(config, manifest)
-        except EngineError as error:
-            found.append(error)
     device = config.training.device
     if not (device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdigit())):
         found.append(
@@ -118,21 +118,34 @@ def problems(config: RunConfig, manifest: Manifest | None = None) -> list[Engine
     return found
 
 
+def data_problems(config: RunConfig, manifest: Manifest | None = None) -> list[EngineError]:
+    """Those of the data set and its split; a tenth of a second for the whole of BreakHis."""
+    if config.data.root:
+        try:
+            prepare_data(config, manifest)
+        except EngineError as error:
+            return [error]
+    return []
+
+
 def all_problems(
-    configs: Sequence[RunConfig], find: Callable[[RunConfig], list[EngineError]] = problems
+    configs: Sequence[RunConfig], of_data: Callable[[RunConfig], list[EngineError]] = data_problems
 ) -> list[EngineError]:
-    """The problems of several runs, each once; seeds do not change what can be wrong.
+    """The problems of several runs, each once.
 
     Args:
-        find: `problems`, or the same on what a caller has loaded already.
+        of_data: `data_problems`, or the same on what a caller has loaded already; asked once per split, not once
+            per model, seed and learning rate.
     """
     seen: dict[str, EngineError] = {}
-    checked: set[tuple] = set()
+    divided: set[DataConfig] = set()
     for config in configs:
-        if (same := (config.model, config.data)) not in checked:
-            checked.add(same)
-            for error in find(config):
-                seen.setdefault(str(error), error)
+        found = setting_problems(config)
+        if config.data not in divided:
+            divided.add(config.data)
+            found += of_data(config)
+        for error in found:
+            seen.setdefault(str(error), error)
     return list(seen.values())
 
 
@@ -294,12 +307,10 @@ def start(
 
 def start_all(configs: list[RunConfig], runs: Path, *, executor: str = LOCAL) -> list[RunFolder]:
     """Queue several runs; all are checked before the first one is queued."""
-    cache: dict[str, Manifest] = {}
-    for config in configs:
-        root = config.data.root
-        cache.setdefault(root, load_dataset(Path(root).expanduser()))
-        for error in [*executors.find(executor).problems(runs), *problems(config, cache[root])]:
-            raise error
+    cache = {root: load_dataset(Path(root).expanduser()) for root in {one.data.root for one in configs}}
+    found = all_problems(configs, lambda config: data_problems(config, cache[config.data.root]))
+    for error in [*executors.find(executor).problems(runs), *found]:
+        raise error
     known = forecast.known_runs(runs)
     return [
         start(config, runs, manifest=cache[config.data.root], executor=executor, known=known)

@@ -164,3 +164,22 @@ def test_what_never_ran_here_is_measured_model_by_model_and_then_stated(app, sai
         "6 runs</b> = 2 models × 1 fold × 3 seeds · about 6 min 00 s one after another, up to 20 s an epoch, up to 700 MB"
         in said(at)
     )
+
+
+def test_a_click_ticks_a_whole_family(app, said, sample):
+    from engine.runs import catalog
+
+    at = app("train", data=str(sample), pretrained="none", fold="0,1", seed="0,1")
+    for label, names in (
+        ("All V1", catalog.FAMILIES["EfficientNetV1"]),
+        ("All V2", catalog.FAMILIES["EfficientNetV2"]),
+    ):
+        next(button for button in at.button if button.label == label).click().run()
+        chosen = next(box for box in at.multiselect if box.label == "Models").value
+        assert set(names) <= set(chosen)
+    assert not at.exception
+    n = len(chosen)
+    assert f"<b>{n * 4} runs</b> = {n} models × 2 folds × 2 seeds" in said(at)
+    line = next(block.value for block in at.code if "engine start" in block.value)
+    assert all(name in line for name in chosen)
+    assert "--folds 0,1" in line

@@ -256,3 +256,20 @@ def test_the_command_that_the_form_shows_starts_what_the_form_starts(machine, im
     assert [
         (one.model, one.data.fold, one.data.magnifications, one.training, one.name) for one in started
     ] == [(one.model, one.data.fold, one.data.magnifications, one.training, one.name) for one in meant]
+
+
+def test_a_data_set_is_divided_once_per_fold_and_not_once_per_run():
+    from engine.errors import SplitError
+    from engine.runs.config import RunConfig
+
+    asked = []
+
+    def of_data(config):
+        asked.append(config.data.fold)
+        return [SplitError(f"fold {config.data.fold} is bad")] if config.data.fold else []
+
+    base = RunConfig().changed(data__root="/data", model__pretrained="none", training__recipe="quick")
+    runs = launch.plan(base, models=["V1-B0", "V1-B1"], folds=(0, 1), seeds=tuple(range(5)))
+    found = launch.all_problems(runs, of_data)
+    assert asked == [0, 1]
+    assert [str(error) for error in found] == ["fold 1 is bad."]
