@@ -128,6 +128,6 @@ def make_deterministic(exact: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact, warn_only=True)
     # Filling every new tensor finds reads of what was never written; each fill is one more launch on a GPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.deterministic = exact
     torch.backends.cudnn.benchmark = not exact

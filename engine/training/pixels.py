@@ -15,6 +15,7 @@ from engine.data.cache import PackedImages
 from engine.data.files import Progress
 from engine.data.manifest import Manifest
 from engine.data.preprocessing import Preprocessing
+from engine.errors import DataError, shorten
 from engine.runs.folder import RunFolder
 
 
@@ -59,7 +60,7 @@ def packed_of(
         The pixels in the manifest's order, and bool per row.
 
     Raises:
-        DataError: as `engine.data.cache.pack`.
+        DataError: as `engine.data.cache.pack`; an image that was read when the run began cannot be any more.
     """
     packed = cache.pack(manifest, preprocessing, progress=progress, say=say)
     ids = dict(zip(manifest.table["path"], manifest.table["image_id"], strict=True))
@@ -86,5 +87,13 @@ def packed_of(
                 f"{len(manifest)} images could not be normalised and keep their own colours."
             )
     unused = {left["image_id"] for left in record.get("left_out", ())}
+    lost = [problem for problem in packed.problems if ids.get(problem.file, "") not in {"", *unused}]
+    if lost:
+        raise DataError(
+            "Images that this run was trained on cannot be read any more",
+            found=shorten([problem.message for problem in lost]),
+            remedy="Put the files back as they were, then resume; or start a new run without them",
+            kind="changed",
+        )
     used = packed.readable & ~manifest.table["image_id"].isin(unused).to_numpy()
     return packed, used

@@ -290,12 +290,17 @@ def test_train_predict_and_explain_see_identical_pixels(tmp_path, stain, geometr
     assert resumed.loaded.preprocessing.key == fit.loaded.preprocessing.key
 
 
-def test_an_image_damaged_in_mid_epoch_changes_nothing_because_it_is_packed(finished, tmp_path):
+def test_an_image_damaged_while_the_run_was_stopped_is_named_and_put_back_it_goes_on(finished, tmp_path):
     root = tmp_path / "data"
     root.mkdir()
     folder = tiny_runs.make_run(tmp_path / "runs", tiny_runs.write_images(root))
     assert tiny_runs.fit(folder, tiny_runs.StopAt(folder, 40)) == "stopped"
+    whole = (root / "train_5.png").read_bytes()
     (root / "train_5.png").write_bytes(b"damaged")
+    error = failure_of(folder)
+    assert "train_5.png" in str(error)
+    assert "Put the files back" in str(error.remedy)
+    (root / "train_5.png").write_bytes(whole)
     assert tiny_runs.fit(folder) == "completed"
     assert tiny_runs.outcome(folder) == tiny_runs.outcome(finished)
 
