@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -12,13 +13,14 @@ from engine.errors import EngineError
 from engine.runs import commands
 from engine.runs.executors import CLUSTER_FILE, jobs, ray
 from engine.runs.executors.answers import Check
-from engine.runs.folder import LOCAL, UNKNOWN, Summary
+from engine.runs.folder import ACTIVE, LOCAL, UNKNOWN, Summary
 
 HELP = (
     "This machine, or the Ray cluster that this runs folder is connected to. A cluster is connected from the command "
     "line only, since its token goes wherever the address says: `python -m engine cluster --address ...`.  \n"
     "On the command line: `--executor`"
 )
+CONCERNED = (*ACTIVE, UNKNOWN)
 TITLES = {
     "reachable": "The head answers",
     "unreachable": "The head does not answer",
@@ -114,6 +116,12 @@ def contact(*, always: bool = False) -> None:
         st.caption(widgets.escaped(commands.contact_sentence(said)))
 
 
+def list_notice(summaries: Sequence[Summary]) -> None:
+    """Above the list of runs: no contact, while the cluster has or is to have any of them."""
+    if any(summary.status.executor != LOCAL and summary.state in CONCERNED for summary in summaries):
+        contact()
+
+
 def notice(summary: Summary) -> None:
     """On the page of a run that a cluster executes: which job it is, and whether anybody can ask about it."""
     status = summary.status
@@ -126,5 +134,5 @@ def notice(summary: Summary) -> None:
         )
     job = f", job {status.submission}" if status.submission else ""
     st.caption(widgets.escaped(f"Executed by {status.executor}{job}."))
-    if summary.state in (UNKNOWN, "queued", "starting", "running", "stopping"):
+    if summary.state in CONCERNED:
         contact()

@@ -300,7 +300,7 @@ def notices() -> None:
         else:
             st.error(widgets.escaped(text), icon=":material/error:")
     widgets.read_only_notice()
-    cluster_parts.contact()
+    cluster_parts.list_notice(cached.summaries())
     deleted = [
         run_id
         for run_id in st.session_state.get("_undo_delete", [])

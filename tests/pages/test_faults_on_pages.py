@@ -135,7 +135,7 @@ def test_a_cluster_that_is_gone_or_refuses_the_token_is_said_on_the_list(app, sa
 
     from engine.runs.executors import CLUSTER_FILE, CONTACT_FILE
 
-    make_run()
+    run = make_run(state="queued")
     (runs_dir / CLUSTER_FILE).write_text(json.dumps({"address": "http://head:8265"}))
     contact = {
         "ok": False,
@@ -143,6 +143,8 @@ def test_a_cluster_that_is_gone_or_refuses_the_token_is_said_on_the_list(app, sa
         "message": "The cluster refuses the token. Give the cluster's own.",
     }
     (runs_dir / CONTACT_FILE).write_text(json.dumps(contact))
+    assert "No contact since" not in said(app("runs"))  # none of the runs is the cluster's
+    run.write_status(Status(executor="ray").moved(contract.QUEUED))
     text = said(app("runs"))
     assert "No contact since" in text
     assert "refuses the token" in text

@@ -8,7 +8,7 @@ import pytest
 from engine import cli
 from engine.runs import commands, launch, supervisor
 from engine.runs import folder as contract
-from engine.runs.executors import CLUSTER_FILE
+from engine.runs.executors import CLUSTER_FILE, CONTACT_FILE
 from engine.runs.executors.jobs import Cluster, cluster_of, connect
 from engine.runs.queue import Queue
 
@@ -106,8 +106,11 @@ def test_a_cluster_is_connected_shown_changed_and_forgotten(machine, head, capsy
     code, _, error = said(capsys, "cluster", "--address", "head", *where)
     assert code == 2
     assert "no address" in error
+    (machine.runs / CONTACT_FILE).write_text('{"ok": false, "since": 1.0}')
+    assert said(capsys, "cluster", *where)[1]["contact"]["ok"] is False
     assert said(capsys, "cluster", "--disconnect", *where)[0] == 0
     assert not (machine.runs / CLUSTER_FILE).exists()
+    assert not (machine.runs / CONTACT_FILE).exists()
     assert "engine cluster --address" in said(capsys, "cluster", *where)[2]
 
 

@@ -93,7 +93,8 @@ def disconnect(runs: Path) -> None:
     """Forget the cluster; jobs that run there run on."""
     access.require_editor("disconnect a cluster")
     with writing("The cluster's settings cannot be removed"):
-        (Path(runs) / CLUSTER_FILE).unlink(missing_ok=True)
+        for name in (CLUSTER_FILE, CONTACT_FILE):
+            (Path(runs) / name).unlink(missing_ok=True)
 
 
 def cluster_of(runs: Path) -> Cluster:
