@@ -1,33 +1,32 @@
-"""What the predict page knows: which files may be judged, and what their predictions say per image and per case."""
+"""The parts of the predict page: what is given, and what its predictions say per image and per case."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+import streamlit as st
 
-from dashboard import cached
-from engine.analysis import metrics
-from engine.analysis.predictions import classes_of, labels, predicted, probabilities
+from dashboard import cached, explain_view, widgets
+from dashboard.predict_job import Job
 from engine.data import files, images
-from engine.errors import DataError, EngineError
+from engine.errors import DataError
+from engine.predict import maps, summary
+from engine.predict.judge import Judged, Refused, reason_of
+from engine.predict.referral import Rule, worth
+from engine.predict.told import Told, read_told
+from engine.report import judged as judged_report
 from engine.runs import results
 from engine.runs.config import NETWORKS
 from engine.runs.folder import RunFolder, Summary
+from engine.share import access
 
 MOST_UPLOADS = 200
 MOST_BYTES = 50_000_000
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A file that is not judged, and why."""
-
-    name: str
-    reason: str
+SOURCES = ("Drop images", "Name a folder")
+KEPT_MAPS = 40
 
 
 # --- who judges ----------------------------------------------------------------------------------------
@@ -70,13 +69,13 @@ def save_uploads(uploads: Sequence[tuple[str, bytes]], folder: Path) -> tuple[li
     for name, data in uploads[:MOST_UPLOADS]:
         shown = safe_name(name)
         if len(data) > MOST_BYTES:
-            refused.append(Refused(shown, f"larger than {MOST_BYTES // 1_000_000} MB"))
+            size = f"{len(data) / 1e6:.0f} MB, at most {MOST_BYTES // 1_000_000} MB"
+            refused.append(Refused(shown, f"too large ({size})"))
             continue
         try:
             images.decode(data)
         except DataError as error:
-            found = f" ({error.found.rstrip('.')})" if error.found else ""
-            refused.append(Refused(shown, f"no readable PNG, JPEG or TIFF{found}"))
+            refused.append(Refused(shown, reason_of(error)))
             continue
         unique = _free(shown, taken)
         taken.add(unique)
@@ -113,71 +112,202 @@ def folder_sources(text: str) -> list[Path]:
     return results.image_files([Path(text.strip()).expanduser()])
 
 
-# --- what is said --------------------------------------------------------------------------------------
-def image_table(table: pd.DataFrame, refer_below: float = 0.0) -> pd.DataFrame:
-    """A row per image: what is predicted, how surely, whether to refer it, and the truth where a name tells.
+def inputs() -> tuple[str, list, object]:
+    """The widgets that take images: (folder, uploads, a CSV of cases or None)."""
+    sources = SOURCES if access.actor().may_edit else SOURCES[:1]
+    source = st.segmented_control("Images", sources, default=sources[0], key="predict_source", required=True)
+    folder, uploads = "", []
+    if source == SOURCES[1]:
+        folder = st.text_input(
+            "Folder on this machine",
+            key="predict_folder",
+            placeholder="/data/new_images",
+            help="With everything below it. Folders called like a class (benign/, malignant/) label their images.",
+        ).strip()
+    else:
+        uploads = st.file_uploader(
+            f"PNG, JPEG or TIFF, at most {MOST_UPLOADS} files of {MOST_BYTES // 1_000_000} MB",
+            accept_multiple_files=True,
+            key="predict_uploads",
+        )
+    with st.expander("Cases and labels", icon=":material/groups:"):
+        table = st.file_uploader(
+            "A CSV with the columns image and case, or label",
+            type=["csv"],
+            key="predict_cases_file",
+            help="BreakHis file names tell their case and label by themselves.",
+        )
+    return folder, list(uploads or ()), table
 
-    refer_below: images whose predicted class has less probability than this are to be judged by a person.
+
+def job_of(folder: RunFolder, named: str, uploads: list, table) -> Job:
+    """What the inputs ask for.
+
+    Raises:
+        DataError: no such folder, or a CSV that cannot be read. AccessError: a reader names a folder.
     """
-    classes = classes_of(table)
-    guess, probs = predicted(table), probabilities(table)
-    sure = probs[np.arange(len(table)), guess]
-    shown = pd.DataFrame({"Image": table["image_id"], "Predicted": [classes[k] for k in guess]})
-    for k, name in enumerate(classes):
-        shown[f"P({name})"] = probs[:, k]
-    shown["Refer"] = sure < refer_below
-    for column, title in (("case", "Case"), ("magnification", "Magnification"), ("label", "Label by name")):
-        if table[column].ne("").any():
-            shown[title] = table[column]
-    return shown
+    if named:
+        access.require_editor("read a folder of this machine")
+        return Job(folder, folder_sources(named), _told(table))
+    scratch = tempfile.TemporaryDirectory(prefix="predict-")
+    data = [(upload.name, upload.getvalue()) for upload in uploads]
+    paths, refused = save_uploads(data, Path(scratch.name))
+    return Job(folder, paths, _told(table), tuple(refused), scratch)
 
 
-def case_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per case: images, mean probability, diagnosis; empty where no name tells its case."""
-    known = table[table["case"].ne("")]
-    classes = classes_of(table)
-    if known.empty:
-        return pd.DataFrame()
-    guess = predicted(known)
-    rows = known.assign(_votes=guess == len(classes) - 1)
-    grouped = rows.groupby("case", sort=True)
-    found = pd.DataFrame(
-        {
-            "Images": grouped.size(),
-            **{f"Mean P({name})": grouped[f"prob_{name}"].mean() for name in classes},
-            f"Images called {classes[-1]}": grouped["_votes"].sum(),
-        }
-    ).reset_index(names="Case")
-    means = found[[f"Mean P({name})" for name in classes]].to_numpy()
-    found.insert(1, "Diagnosis", [classes[k] for k in means.argmax(axis=1)])
-    return found
+def _told(table) -> Told | None:
+    if table is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="cases-") as scratch:
+        source = Path(scratch) / "cases.csv"
+        source.write_bytes(table.getvalue())
+        return read_told(source)
 
 
-def score_sentence(table: pd.DataFrame) -> str:
-    """How right the predictions are where file names tell the label; empty where they do not."""
-    known = labels(table) >= 0
-    if not known.any():
-        return ""
-    own = metrics.outcome(table[known])
-    right = int((own.true == own.guess).sum())
-    balanced = metrics.value("balanced_accuracy", own)
-    text = f"{right} of {len(own)} images right by the labels in their names"
-    return text if np.isnan(balanced) else f"{text}, balanced accuracy {balanced:.3f}"
+# --- what is said --------------------------------------------------------------------------------------
+def answer(job: Job, judged: Judged, label: str) -> None:
+    """Everything about what was judged."""
+    folder = job.folder
+    if judged.stopped:
+        words = f"Stopped: {len(judged.table):,} of {len(job.paths):,} images were judged."
+        st.warning(words, icon=":material/stop_circle:")
+    met = summary.met_before(folder, judged.table)
+    if met.images or met.cases:
+        widgets.leakage_badge({"level": "leak", "verdict": summary.met_sentence(met, label)})
+    elif not met.known:
+        st.caption(widgets.escaped(summary.met_sentence(met, label)))
+    st.markdown(f"**{widgets.escaped(summary.counts_sentence(judged))}** {widgets.escaped(f'By {label}.')}")
+    st.caption(widgets.escaped(str(judged.calibration)))
+    _unlike(judged)
+    if job.scores:
+        st.subheader("Scores by the labels that are known", anchor=False)
+        widgets.facts(job.scores)
+    st.subheader("Images", anchor=False)
+    rule = _rule(judged)
+    st.caption(widgets.escaped(summary.referral_sentence(judged, rule)))
+    value = worth(folder, rule, judged.calibration)
+    if value is not None:
+        st.caption(widgets.escaped(str(value)))
+    _images(folder, judged, rule)
+    per_case = summary.case_rows(judged, rule)
+    if not per_case.empty:
+        st.subheader("Cases", anchor=False)
+        st.dataframe(per_case, hide_index=True, column_config=_bars(per_case), key="predict_cases")
+    _downloads(folder, judged, rule, per_case)
 
 
-def met_before(folder: RunFolder, table: pd.DataFrame) -> tuple[int, list[str], bool]:
-    """(images the run was trained on, cases it was trained on, whether its training images are known)."""
-    try:
-        learned = results.trained_on(folder)
-    except EngineError:
-        return 0, [], False
-    trained = int(table["image_id"].isin(learned.images).sum())
-    cases = sorted((set(table["case"]) - {""}) & learned.cases)
-    return trained, cases, learned.known
+def refusals(refused: Sequence[Refused], shown: int = 10) -> None:
+    """Which files are not judged, and why."""
+    if not refused:
+        return
+    lines = [f"- {widgets.escaped(one.name)}: {widgets.escaped(one.reason)}." for one in refused[:shown]]
+    more = f"\n- and {len(refused) - shown:,} more" if len(refused) > shown else ""
+    st.warning(
+        f"**{widgets.counted(len(refused), 'file')} not judged**\n" + "\n".join(lines) + more,
+        icon=":material/warning:",
+    )
 
 
-def outcome_counts(table: pd.DataFrame) -> Mapping[str, int]:
-    """Class -> how many images are called so."""
-    classes = classes_of(table)
-    counts = np.bincount(predicted(table), minlength=len(classes))
-    return dict(zip(classes, counts.tolist(), strict=True))
+def _unlike(judged: Judged) -> None:
+    sentence = widgets.escaped(summary.unlike_sentence(judged))
+    if judged.table["unlike"].ne("").any():
+        st.warning(sentence, icon=":material/travel_explore:")
+    else:
+        st.caption(sentence)
+
+
+def _rule(judged: Judged) -> Rule:
+    left, right = st.columns(2, gap="large")
+    with left:
+        below = st.slider(
+            "Refer images below this probability to a person", 0.5, 1.0, 0.65, 0.01,
+            key="refer", bind="query-params",
+        )  # fmt: skip
+    agreement = 1.0
+    if len(judged.members) > 1:
+        with right:
+            agreement = st.slider(
+                "Refer images on which fewer members agree, %", 50, 100, 100, 5,
+                key="agree", bind="query-params",
+            ) / 100  # fmt: skip
+    return Rule(below, agreement)
+
+
+def _bars(table: pd.DataFrame) -> dict:
+    return {
+        name: st.column_config.ProgressColumn(name, format="%.3f", min_value=0, max_value=1)
+        for name in table.columns
+        if "P(" in name
+    }
+
+
+def _images(folder: RunFolder, judged: Judged, rule: Rule) -> None:
+    """The table, and the chosen image beside its map; first those that a person should see first."""
+    shown = summary.image_rows(judged, rule)
+    order = list(summary.least_sure(judged, len(shown)))
+    shown = shown.set_index("Image").loc[order].reset_index()
+    event = st.dataframe(
+        shown, hide_index=True, column_config=_bars(shown), key="predict_table", on_select="rerun",
+        selection_mode="single-row", height=min(38 + 35 * len(shown), 390),
+    )  # fmt: skip
+    rows = event["selection"]["rows"]
+    name = order[rows[0]] if rows and rows[0] < len(order) else order[0]
+    _one(folder, judged, name, shown.iloc[order.index(name)].drop("Image"))
+
+
+def _one(folder: RunFolder, judged: Judged, name: str, row: pd.Series) -> None:
+    """One image, the map over it, and what is known of it."""
+    record = judged.table.set_index("image_id").loc[name]
+    left, middle, right = st.columns([1.3, 1.3, 1], gap="medium")
+    with right:
+        st.caption("Choose a row above to see another image.")
+        facts = [("Image", name), *[(str(key), _plain(value)) for key, value in row.items() if _plain(value)]]
+        if judged.appearance is not None:
+            facts.append(("Stain distance", f"{record['stain_distance']:.2f} (1 = limit)"))
+            facts.append(("Magnification distance", f"{record['magnification_distance']:.2f} (1 = limit)"))
+        widgets.facts(facts)
+    target = str(folder.config().classes[-1])
+    with left, widgets.errors_shown():
+        pixels = images.decode(judged.paths[name])
+        left.image(images.encode_jpeg(pixels, maps.WIDTH), caption=widgets.escaped(name))
+    with middle, widgets.errors_shown():
+        shot = _overlay(folder, judged, name, target, str(record["magnification"]))
+        words = f"Evidence for {target}: light = much. Research use only."
+        middle.image(shot, caption=widgets.escaped(words))
+
+
+def _plain(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _overlay(folder: RunFolder, judged: Judged, name: str, target: str, magnification: str) -> bytes:
+    """The map over one image; made when it is looked at, kept in this session only."""
+    made: dict[tuple, bytes] = st.session_state.setdefault("_predict_maps", {})
+    key = (folder.id, str(judged.paths[name]), target)
+    if key not in made:
+        with st.spinner("Looking ..."):
+            found = maps.maps_of(folder, [judged.paths[name]], target, explain_view.load)[0]
+            made[key] = maps.pictures(judged.paths[name], found, magnification)[1]
+        for old in list(made)[:-KEPT_MAPS]:
+            del made[old]
+    return made[key]
+
+
+def _downloads(folder: RunFolder, judged: Judged, rule: Rule, per_case: pd.DataFrame) -> None:
+    with st.container(horizontal=True):
+        widgets.download_table("Predictions as CSV", judged.table, "predictions.csv", "predict_csv")
+        if not per_case.empty:
+            widgets.download_table("Cases as CSV", per_case, "cases.csv", "predict_cases_csv")
+        widgets.download_text(
+            "Report as HTML",
+            lambda: judged_report.judged_report(folder, judged, rule),
+            "predictions.html",
+            "predict_report",
+            mime="text/html",
+        )
+    st.caption("The report holds the first twelve images with their maps; making it takes some seconds.")
+
+
+def labels_of(run_id: str, labels: dict[str, str]) -> str:
+    """A run's label, also when it is not in the list any more."""
+    return labels.get(run_id) or cached.run(run_id).name

@@ -393,6 +393,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--out", type=Path, metavar="CSV", help="write the predictions here instead of stdout"
     )
+    command.add_argument(
+        "--cases", type=Path, metavar="CSV", help="columns image and case (or label): who the images are of"
+    )
+    command.add_argument(
+        "--report", type=Path, metavar="HTML", help="also write a self-contained report of the predictions"
+    )
+    command.add_argument(
+        "--refer-below", "--refer_below", type=float, default=0.65, metavar="P",
+        help="refer images whose class has less probability to a person",
+    )  # fmt: skip
+    command.add_argument(
+        "--agreement", type=float, default=1.0, metavar="SHARE",
+        help="refer images on which fewer of an ensemble's members agree",
+    )  # fmt: skip
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
 
     command = add(
         "explain",
@@ -1285,18 +1300,29 @@ def _number(text: str) -> float:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from engine.runs.results import predict_images
+    from engine.predict import command
 
-    table = predict_images(_locate(given), given.images, progress=_progress("Predicting"))
-    if given.out:
-        files.write_csv(given.out, table)
-    record = {"id": given.id, "n": len(table), "predictions": table.to_dict(orient="records")}
-    _answer(
-        given,
-        record,
-        f"{len(table)} images predicted: {given.out}" if given.out else table.to_csv(index=False).rstrip(),
+    folder = _locate(given)
+    judged, report = command.predict(
+        folder,
+        given.images,
+        cases=given.cases,
+        rule=command.Rule(given.refer_below, given.agreement),
+        out=given.out,
+        report=given.report,
+        device=given.device,
+        progress=_progress("Predicting"),
+        say=_say,
     )
-    return 0
+    record = {"id": given.id, **report}
+    if given.out:
+        text = "\n".join([f"{len(judged.table)} images predicted: {given.out}", *report["said"]])
+    else:
+        for line in report["said"]:
+            _say(line)
+        text = judged.table.to_csv(index=False).rstrip()
+    _answer(given, record, text)
+    return 130 if judged.stopped else 0
 
 
 def _explain(given: argparse.Namespace) -> int:

@@ -205,6 +205,16 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_jpeg(image: np.ndarray, width: int) -> bytes:
+    """An RGB uint8 array as the bytes of a JPEG, at most `width` pixels wide: to be looked at, not to be judged."""
+    picture = Image.fromarray(image)
+    if picture.width > width:
+        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def _scale(image: np.ndarray, width: int, height: int, interpolation: str = "area") -> np.ndarray:
     import cv2
 

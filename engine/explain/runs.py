@@ -6,7 +6,7 @@ What is stored is read without torch; the network is loaded only when a map is m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,12 @@ Loader = Callable[[RunFolder], "Loaded"]
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked of a map; `layer` empty = the architecture's default."""
+    """What is asked of a map; `layer` empty = the architecture's default. `keep`: store what is made."""
 
     method: str
     target: str | int
     layer: str
+    keep: bool = True
 
 
 def explain_file(
@@ -78,17 +79,19 @@ def explain_files(
     device: str = "cpu",
     load: Loader | None = None,
     batch_size: int | None = None,
+    keep: bool = True,
 ) -> Iterator[tuple[Path, Map | EngineError]]:
     """Maps of many files, in order, a few at a time; an unreadable image gives its error, not an end.
 
     Args:
         batch_size: inputs per pass of the network; what suits the device unless given.
+        keep: store the maps in the run folder; images of new patients leave nothing there.
 
     Raises:
         ExplainError: what is wrong for every image (no weights, unknown method, target or layer).
     """
     load = load or _loader(device)
-    question = _Question(method, target, layer or "")
+    question = _Question(method, target, layer or "", keep)
     for start in range(0, len(sources), FILES_AT_ONCE):
         chunk = sources[start : start + FILES_AT_ONCE]
         data = [_read(source) for source in chunk]
@@ -125,7 +128,8 @@ def _model_maps(
     if pixels:
         made = _make(folder, list(pixels.values()), keys[0], load, batch_size)
         for position, one in zip(pixels, made, strict=True):
-            store.save(folder, keys[position], one)
+            if question.keep:
+                store.save(folder, keys[position], one)
             found[position] = one
     return [one for one in found if one is not None]
 
@@ -183,11 +187,11 @@ def _by_prediction(
     folder: RunFolder, data: list[bytes], question: _Question, load: Loader, batch_size: int | None
 ) -> list[Map | EngineError]:
     """The class that the ensemble predicts, image by image: members may predict another one."""
-    first = _Question(question.method, folder.config().classes[-1], question.layer)
+    first = replace(question, target=folder.config().classes[-1])
     results = _ensemble_maps(folder, data, first, load, batch_size)
     for position, one in enumerate(results):
         if isinstance(one, EnsembleMap) and one.predicted != one.target:
-            again = _Question(question.method, one.predicted, question.layer)
+            again = replace(question, target=one.predicted)
             results[position] = _ensemble_maps(folder, [data[position]], again, load, batch_size)[0]
     return results
 

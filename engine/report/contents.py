@@ -21,6 +21,7 @@ from engine.analysis import intervals
 from engine.analysis.comparison import Comparison, Entry, compare, opinions
 from engine.analysis.intervals import Estimate
 from engine.analysis.metrics import DEFAULT_SCORES
+from engine.data.images import encode_jpeg
 from engine.data.manifest import SPLITS, order_magnifications
 from engine.errors import EngineError, ShareError
 from engine.report.colours import run_colours
@@ -34,6 +35,7 @@ QUESTION = (
 HEADLINE = "balanced_accuracy"
 ERROR_ROWS = 20
 MAX_RUNS = 40
+PICTURE_WIDTH = 320
 
 
 @dataclass(frozen=True, eq=False)
@@ -445,7 +447,7 @@ def _picture(
         verdicts.append((entry.name, guess, values[guess]))
         overlays += [(entry.name, picture) for picture in _cached_overlay(folders[entry.id], path, pixels)]
     return Picture(
-        row["image_id"], row["case"], row["magnification"], row["label"], tuple(verdicts), small_jpeg(pixels),
+        row["image_id"], row["case"], row["magnification"], row["label"], tuple(verdicts), encode_jpeg(pixels, PICTURE_WIDTH),
         tuple(overlays[:6]),
     )  # fmt: skip
 
@@ -459,27 +461,11 @@ def _cached_overlay(folder: RunFolder, path: Path, pixels: np.ndarray) -> Iterat
         return
     with contextlib.suppress(EngineError, OSError):
         found = explain_file(folder, path, load=_no_network)
-        yield small_jpeg(overlay(pixels, found.heat))
+        yield encode_jpeg(overlay(pixels, found.heat), PICTURE_WIDTH)
 
 
 def _no_network(folder: RunFolder) -> Any:
     raise ShareError("This map was not made yet", found=folder.id)
-
-
-def small_jpeg(pixels: np.ndarray, width: int = 320) -> bytes:
-    """An image scaled to a width, as JPEG (about 20 KB); pixels uint8, height x width x 3."""
-    import io
-
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    if image.width > width:
-        image = image.resize(
-            (width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS
-        )
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82, optimize=True)
-    return buffer.getvalue()
 
 
 # -- tables that several skins share --------------------------------------------------------------

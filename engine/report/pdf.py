@@ -43,6 +43,7 @@ from engine.analysis.metrics import outcome
 from engine.report import words
 from engine.report.checklist import answered
 from engine.report.contents import HEADLINE, Contents, Flow, Group, Picture, powers
+from engine.report.document import LEVELS, level_of
 from engine.report.figures import SEQUENTIAL, blend, readable_on
 from engine.report.flow import SIDES, flow_lines
 from engine.report.plots import run_colours
@@ -231,10 +232,10 @@ def _per_group(contents: Contents, draw: Callable[[Contents, Group], list[Flowab
 
 
 def _verdict(audit: dict[str, Any]) -> Table:
-    level = words.level_of(audit)
+    level = level_of(audit)
     bad = level == "leak"
     colour = "#FFFFFF" if bad else "#23212B"
-    words_ = f'<font color="{colour}"><b>{words.LEVELS[level]}.</b> {text(audit.get("verdict", ""))}</font>'
+    words_ = f'<font color="{colour}"><b>{LEVELS[level]}.</b> {text(audit.get("verdict", ""))}</font>'
     table = Table([[Paragraph(words_, styles()["verdict"])]], colWidths=[WIDTH])
     look: list[tuple] = [
         ("BOX", (0, 0), (-1, -1), 0.8, LEAK if bad else EDGE),
@@ -258,7 +259,7 @@ def _question(contents: Contents) -> list[Flowable]:
 
 def _leakage(contents: Contents) -> list[Flowable]:
     rows = [
-        [contents.names[run.id], words.LEVELS[words.level_of(run.audit)], str(run.audit.get("verdict", ""))]
+        [contents.names[run.id], LEVELS[level_of(run.audit)], str(run.audit.get("verdict", ""))]
         for run in contents.runs
     ]  # fmt: skip
     return [_table(["Run", "Verdict", "Found"], rows, [2, 2, 5])]

@@ -13,15 +13,8 @@ from engine.report.contents import HEADLINE, Contents, Group, RunPart
 from engine.runs.config import FAST, DataConfig, ModelConfig, RunConfig, TrainingConfig, options
 
 FEW_CASES = 30
-LEVELS = {"leak": "This split leaks patients", "clean": "No leakage", "unknown": "Leakage unknown"}
 CARD = "Research use only. Not for diagnosis."
 _BREAKHIS = re.compile(r"(CNB|SOB)_(B|M)_[A-Z]+-\d\d-\d+[A-Z]*-(40|100|200|400)-\d+\.png")
-
-
-def level_of(audit: dict[str, Any]) -> str:
-    """leak, clean or unknown; anything else is unknown."""
-    level = str(audit.get("level"))
-    return level if level in LEVELS else "unknown"
 
 
 def answer(contents: Contents) -> list[str]:
@@ -347,15 +340,16 @@ def versions(contents: Contents) -> list[tuple[str, str]]:
     rows = []
     seen: dict[str, list[str]] = {}
     for run in contents.runs:
-        text = _version_text(run.provenance) if run.provenance else "not recorded"
+        text = version_text(run.provenance) if run.provenance else "not recorded"
         seen.setdefault(text, []).append(contents.names[run.id])
     for text, names in seen.items():
         rows.append(("All runs" if len(seen) == 1 else ", ".join(names), text))
-    rows.append(("This report", _version_text(contents.versions)))
+    rows.append(("This report", version_text(contents.versions)))
     return rows
 
 
-def _version_text(record: dict[str, Any]) -> str:
+def version_text(record: dict[str, Any]) -> str:
+    """A provenance record in a line: Python, packages, commit, machine."""
     packages = ", ".join(f"{name} {version}" for name, version in (record.get("packages") or {}).items())
     parts = [
         f"Python {record.get('python', 'unknown')}",

@@ -17,13 +17,11 @@ import pandas as pd
 from engine import files
 from engine.analysis import review
 from engine.analysis.comparison import Comparison, Entry, align, compare
-from engine.analysis.ensemble import Fitted
-from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.importing import read_foreign
 from engine.analysis.operating import Rule, threshold_by
 from engine.analysis.predictions import classes_of
-from engine.errors import DataError, EngineError, EnsembleError, PredictionsError, RunError
-from engine.runs.config import FAST, NETWORKS, RunConfig, TrainingConfig
+from engine.errors import DataError, EngineError, PredictionsError, RunError
+from engine.runs.config import FAST, RunConfig, TrainingConfig
 from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
 from engine.share import access
 
@@ -415,63 +413,3 @@ def image_files(sources: Sequence[Path]) -> list[Path]:
             remedy=f"Give files that end with {', '.join(IMAGE_ENDINGS)}",
         )
     return found
-
-
-def predict_images(
-    folder: RunFolder, sources: Sequence[Path], *, progress: Progress | None = None, device: str = "cpu"
-) -> pd.DataFrame:
-    """Predict images with a trained run, a soup, or with an ensemble or a fusion of such runs.
-
-    Returns:
-        A table of predictions (see engine.analysis.predictions).
-
-    Raises:
-        DataError: an image that cannot be read. RunError: the run has no network.
-    """
-    paths = image_files(sources)
-    config = folder.config()
-    if config.kind == "fusion":
-        from engine.training.fusion import predict_images as predict_fusion
-
-        return predict_fusion(folder, paths, progress, device)
-    if config.kind in (*NETWORKS, "tta"):
-        from engine.training.evaluate import predict_images as predict
-        from engine.training.models import load_run_model
-
-        return predict(load_run_model(folder, device), paths, progress)
-    if config.kind != "ensemble":
-        raise RunError(
-            f"The run {folder.name} has no network",
-            found=f"a run of kind {config.kind}",
-            remedy="Choose a trained run, or an ensemble or fusion of trained runs",
-        )
-    details = config.details
-    fits = details.get("fits") or {}
-    if fits and set(fits) != {"all"}:
-        raise EnsembleError(
-            "This ensemble was fitted anew in every fold",
-            found=f"{len(fits)} fits",
-            remedy="Save it from the runs of one fold to predict new images",
-        )
-    members = [locate(folder.runs, run_id) for run_id in details["members"]]
-    tables = {}
-    for position, member in enumerate(members):
-        step = _share_of(progress, position, len(members))
-        tables[member.id] = predict_images(member, paths, progress=step, device=device)
-    fitted = Fitted.from_record(fits["all"]) if fits else None
-    table, _, _ = ensemble_predictions(
-        tables,
-        details["method"],
-        details["weights"],
-        tie_rule=details.get("tie_rule", "mean-probability"),
-        fitted=fitted,
-        per_case=bool(details.get("per_case")),
-    )
-    return table
-
-
-def _share_of(progress: Progress | None, position: int, members: int) -> Progress | None:
-    """The progress of one member as a part of the whole."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(position * total + done, members * total)

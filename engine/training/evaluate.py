@@ -7,14 +7,11 @@ files from anywhere and the probe of an estimate: the same pixels, the same netw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from engine.data.breakhis import parse_name
-from engine.data.images import decode
 from engine.errors import PredictionsError
 from engine.training.models import LoadedModel
 
@@ -107,36 +104,3 @@ def predictions_table(rows: pd.DataFrame, values: np.ndarray, classes: Sequence[
     numbers = {f"prob_{name}": probs[:, at] for at, name in enumerate(classes)}
     numbers |= {f"logit_{name}": values[:, at] for at, name in enumerate(classes)}
     return table.assign(**numbers)
-
-
-def predict_images(
-    loaded: LoadedModel, paths: Sequence[Path], progress: Progress | None = None
-) -> pd.DataFrame:
-    """Predictions for image files from anywhere; decoded and prepared as in training.
-
-    Label, subtype, case, slide and magnification come from a BreakHis file name, and are empty otherwise.
-    Two files of the same name are told apart by their path.
-
-    Raises:
-        DataError: a file cannot be decoded (it is named).
-    """
-    paths = [Path(path) for path in paths]
-    prepare = loaded.preprocessing.prepare
-    values = logits(loaded, lambda row: prepare(decode(paths[row]))[0], range(len(paths)), progress=progress)
-    return predictions_table(file_rows(paths), values, loaded.classes)
-
-
-def file_rows(paths: Sequence[Path]) -> pd.DataFrame:
-    """A row per file with the columns of `GROUPS`: by a BreakHis file name, empty otherwise."""
-    names = [path.name for path in paths]
-    ids = names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
-    rows = pd.DataFrame([_described(path) for path in paths], columns=list(GROUPS[1:]))
-    rows.insert(0, "image_id", ids)
-    return rows
-
-
-def _described(path: Path) -> tuple[str, ...]:
-    name = parse_name(path.name)
-    if name is None:
-        return ("",) * 5
-    return (name.case, name.slide, name.magnification, name.subtype, name.label)

@@ -11,10 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
@@ -23,14 +21,13 @@ from engine.analysis import metrics
 from engine.analysis.predictions import confusion
 from engine.data import cache
 from engine.data.augment import sample_seed
-from engine.data.images import decode
 from engine.errors import WeightsError
 from engine.runs.folder import COMPLETED, STOPPED, RunFolder, locate
 from engine.runs.joining import check_members
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, failures
 from engine.training.device import choose, make_deterministic
-from engine.training.evaluate import Progress, file_rows, logits, predictions_table, softmax
+from engine.training.evaluate import logits, predictions_table, softmax
 from engine.training.frozen import Backbone
 from engine.training.loading import batches
 from engine.training.loop import Part, StopRequested, Tally, parts_of
@@ -316,30 +313,19 @@ def load_fusion(
     return LoadedFusion(ids, tuple(members), mlp.eval(), tuple(facts["classes"]))
 
 
-def predict_images(
-    folder: RunFolder, paths: Sequence[Path], progress: Progress | None = None, device: str = "cpu"
-) -> pd.DataFrame:
-    """Predictions of a fusion for image files from anywhere, as `engine.training.evaluate.predict_images`.
+def fusion_logits(loaded: LoadedFusion, pixels: Callable[[LoadedModel], Sequence[np.ndarray]]) -> np.ndarray:
+    """Logits of a fusion for a batch of images, float64 (images, classes).
 
     The members see the images one after another, so that one network's activations are in memory at a time.
 
-    Raises:
-        DataError: a file cannot be decoded. WeightsError, RunError: see `load_fusion`.
+    Args:
+        pixels: a member -> the images as its preprocessing prepares them.
     """
-    paths = [Path(path) for path in paths]
-    loaded = load_fusion(folder, device)
     blocks = []
-    for number, member in enumerate(loaded.members):
-
-        def step(done: int, total: int, number: int = number) -> None:
-            if progress:
-                progress(number * total + done, len(loaded.members) * total)
-
-        def fetch(row: int, member: LoadedModel = member) -> np.ndarray:
-            return member.preprocessing.prepare(decode(paths[row]))[0]
-
+    for member in loaded.members:
+        prepared = pixels(member)
         eye = replace(member, model=Backbone(member.model).eval())
-        blocks.append(logits(eye, fetch, range(len(paths)), progress=step))
+        blocks.append(logits(eye, prepared.__getitem__, range(len(prepared))))
     with torch.inference_mode():
         values = loaded.mlp(torch.from_numpy(np.concatenate(blocks, axis=1)).float())
-    return predictions_table(file_rows(paths), values.numpy().astype(np.float64), loaded.classes)
+    return values.numpy().astype(np.float64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from pathlib import Path
 
 import fabricate
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard import predict_view
-from engine.errors import DataError
-from engine.runs import results
+from dashboard import predict_job, predict_view
+from engine.errors import DataError, ExplainError
+from engine.predict.calibration import Calibration
+from engine.predict.judge import Judged, Refused
 
 
 def png(seed: int = 0, size: tuple[int, int] = (70, 46)) -> bytes:
@@ -29,8 +32,29 @@ def with_weights(make_run):
     return folder
 
 
-def judged(rows, seed: int = 0):
-    return fabricate.predictions(rows, seed)
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """These runs have no real weights: a map is refused at once, without loading torch."""
+
+    def refuse(*_):
+        raise ExplainError("No map in this test")
+
+    monkeypatch.setattr(predict_view.maps, "maps_of", refuse)
+
+
+def judged(folder, rows, paths=(), unlike: str = "", **more) -> Judged:
+    """What `engine.predict.judge.judge` gives, with made-up probabilities."""
+    table = fabricate.predictions(rows, 0).reset_index(drop=True)
+    calibrated = {f"calibrated_{name}": table[f"prob_{name}"] for name in ("benign", "malignant")}
+    table = table.assign(
+        **calibrated, agreeing=1, members=1, stain_distance=np.nan, magnification_distance=np.nan, unlike=""
+    )
+    if unlike:
+        table.loc[0, "unlike"] = unlike
+    at = {name: Path(path) for name, path in zip(table["image_id"], paths, strict=False)}
+    facts = {"refused": (), "calibration": Calibration(reason="nothing was tried"), "appearance": None}
+    facts |= {"unfamiliar": "The training images are not here", "members": (), **more}
+    return Judged(folder.id, table, at, **facts)
 
 
 # --- what is taken -------------------------------------------------------------------------------------
@@ -76,42 +100,15 @@ def test_a_folder_without_images_is_an_error_with_a_remedy(tmp_path):
         assert caught.value.remedy
 
 
-# --- what is said --------------------------------------------------------------------------------------
-def test_the_table_says_class_probability_and_whom_to_refer(make_run):
-    table = make_run().predictions("test")
-    shown = predict_view.image_table(table, refer_below=0.7)
-    malignant = table["prob_malignant"] > 0.5
-    assert list(shown["Predicted"] == "malignant") == list(malignant)
-    sure = np.maximum(table["prob_malignant"], table["prob_benign"])
-    assert list(shown["Refer"]) == list(sure < 0.7)
-    assert "Label by name" in shown.columns
-
-
-def test_cases_are_diagnosed_by_their_mean_probability(make_run):
-    table = make_run().predictions("test")
-    cases = predict_view.case_table(table)
-    means = table.groupby("case")["prob_malignant"].mean()
-    for _, row in cases.iterrows():
-        assert row["Mean P(malignant)"] == pytest.approx(means[row["Case"]])
-        assert row["Diagnosis"] == ("malignant" if means[row["Case"]] > 0.5 else "benign")
-    assert predict_view.case_table(table.assign(case="")).empty
-
-
-def test_labels_in_names_are_scored_and_unknown_ones_are_not(make_run):
-    table = make_run().predictions("test")
-    right = ((table["prob_malignant"] > 0.5) == (table["label"] == "malignant")).sum()
-    assert f"{right} of {len(table)} images right" in predict_view.score_sentence(table)
-    assert predict_view.score_sentence(table.assign(label="")) == ""
-
-
-def test_images_and_cases_of_the_training_set_are_told(make_run):
-    folder = make_run()
-    manifest = folder.manifest().table
-    rows = manifest[manifest["split"] == "train"].head(5)
-    trained, cases, known = predict_view.met_before(folder, judged(rows))
-    assert (trained, cases, known) == (5, sorted(set(rows["case"])), True)
-    test = folder.predictions("test")
-    assert predict_view.met_before(folder, test) == (0, [], True)
+def test_too_large_is_said_with_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_view, "MOST_BYTES", 100)
+    _, refused = predict_view.save_uploads([("big.png", png())], tmp_path)
+    assert "too large" in refused[0].reason
+    assert "at most" in refused[0].reason
+    monkeypatch.undo()
+    bomb = png()[:16] + (60_000).to_bytes(4, "big") * 2 + png()[24:]
+    _, refused = predict_view.save_uploads([("bomb.png", bomb)], tmp_path)
+    assert len(refused) == 1
 
 
 # --- the page ------------------------------------------------------------------------------------------
@@ -128,40 +125,116 @@ def test_an_unknown_run_of_a_link_is_named(app, said, with_weights):
     assert at.selectbox(key="predict_run").value == with_weights.id
 
 
+def drawn(folder, tmp_path, names) -> Path:
+    target = tmp_path / "new"
+    target.mkdir()
+    for k, name in enumerate(names):
+        (target / name).write_bytes(png(k))
+    return target
+
+
+def ask(app, run, folder: Path):
+    """The page after a click on Predict."""
+    at = app("predict", run=run.id)
+    at.segmented_control(key="predict_source").set_value("Name a folder").run()
+    at.text_input(key="predict_folder").set_value(str(folder)).run()
+    at.button(key="predict_go").click().run()
+    return at
+
+
+def finish(at):
+    """The page once its thread is done."""
+    end = time.monotonic() + 10
+    while not at.session_state[predict_job.KEY].finished:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return at.run()
+
+
 def test_a_folder_is_judged_and_its_training_images_raise_the_badge(
     app, said, with_weights, tmp_path, monkeypatch
 ):
     rows = with_weights.manifest().table
     rows = rows[rows["split"] == "train"].head(4)
-    folder = tmp_path / "new"
-    folder.mkdir()
-    for k, name in enumerate(rows["image_id"]):
-        (folder / name).write_bytes(png(k))
+    folder = drawn(with_weights, tmp_path, rows["image_id"])
     seen: list[Path] = []
 
-    def predict(_folder, sources, *, progress=None, device="cpu"):
-        seen.extend(Path(source) for source in sources)
-        if progress:
-            progress(len(seen), len(seen))
-        return judged(rows)
+    def judge(run, paths, *, told, progress, phase, stop):
+        seen.extend(paths)
+        refused = (Refused("<b>.png", "cut off"),)
+        return judged(run, rows, sorted(paths), refused=refused, unlike="stain")
 
-    monkeypatch.setattr(results, "predict_images", predict)
-    at = app("predict", run=with_weights.id)
-    at.segmented_control(key="predict_source").set_value("Name a folder").run()
-    at.text_input(key="predict_folder").set_value(str(folder)).run()
-    at.button(key="predict_go").click().run()
-    assert not at.exception
+    monkeypatch.setattr(predict_job, "judge", judge)
+    at = finish(ask(app, with_weights, folder))
+    assert not at.exception, at.exception
     assert {path.name for path in seen} == set(rows["image_id"])
     text = said(at)
     assert "4 images" in text
     assert "bh-leak" in text
     assert "proves nothing" in text
+    assert "not calibrated: nothing was tried" in text
+    assert "1 file not judged" in text
+    assert "<b>.png: cut off" in text
+    assert at.dataframe[0].value["Image"].iloc[0] == rows["image_id"].iloc[0], "the unlike one first"
+    assert at.dataframe[0].value["Refer"].iloc[0].endswith("unlike training: stain")
+    assert "Balanced accuracy" in text
+
+
+def test_a_prediction_is_cancelled_and_keeps_what_was_judged(app, said, with_weights, tmp_path, monkeypatch):
+    rows = with_weights.manifest().table.head(3)
+    folder = drawn(with_weights, tmp_path, rows["image_id"])
+    begun = threading.Event()
+
+    def judge(run, paths, *, told, progress, phase, stop):
+        phase("Judging")
+        progress(1, 3)
+        begun.set()
+        end = time.monotonic() + 10
+        while not stop() and time.monotonic() < end:
+            time.sleep(0.01)
+        return judged(run, rows.head(1), sorted(paths), stopped=True)
+
+    monkeypatch.setattr(predict_job, "judge", judge)
+    at = ask(app, with_weights, folder)
+    assert begun.wait(10)
+    at.run()
+    at.button(key="predict_cancel").click().run()
+    at = finish(at)
+    assert "Stopped: 1 of 3 images were judged." in said(at)
+
+
+def test_a_failure_of_any_kind_is_a_sentence(app, said, with_weights, tmp_path, monkeypatch):
+    folder = drawn(with_weights, tmp_path, ["a.png"])
+
+    def judge(*_, **__):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(predict_job, "judge", judge)
+    at = finish(ask(app, with_weights, folder))
+    assert not at.exception
+    assert "The prediction failed" in said(at)
+    assert "ZeroDivisionError: boom" in said(at)
+
+
+def test_dropped_files_go_with_the_next_prediction(with_weights):
+    from tempfile import TemporaryDirectory
+
+    scratch = TemporaryDirectory(prefix="predict-")
+    kept = Path(scratch.name)
+    job = predict_job.Job(with_weights, [], scratch=scratch)
+    del scratch
+    assert kept.is_dir()
+    del job
+    assert not kept.exists()
 
 
 def test_a_folder_that_is_not_there_is_a_sentence(app, said, with_weights):
-    at = app("predict", run=with_weights.id)
-    at.segmented_control(key="predict_source").set_value("Name a folder").run()
-    at.text_input(key="predict_folder").set_value("/no/such/folder").run()
-    at.button(key="predict_go").click().run()
+    at = ask(app, with_weights, Path("/no/such/folder"))
     assert not at.exception
     assert "no such image or folder" in said(at)
+
+
+def test_a_reader_drops_images_but_names_no_folder(app, with_weights, monkeypatch):
+    monkeypatch.setenv("DASHBOARD_ROLE", "viewer")
+    at = app("predict", run=with_weights.id)
+    assert at.segmented_control(key="predict_source").options == ["Drop images"]

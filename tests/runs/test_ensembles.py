@@ -7,6 +7,7 @@ from test_results import NAMES, write_csv
 from engine.analysis import ensemble
 from engine.analysis.predictions import probabilities
 from engine.errors import EnsembleError, PredictionsError, RunError
+from engine.predict.judge import judge
 from engine.runs import ensembles, results
 from engine.runs.folder import locate, run_folders
 
@@ -75,7 +76,7 @@ def test_a_deleted_member_leaves_the_ensemble_its_predictions(make_run, runs_dir
     assert len(saved.predictions("test")) > 0
     assert not results.trained_on(saved).known
     with pytest.raises(RunError, match="trash"):
-        results.predict_images(saved, [saved.path / "config.json"])
+        judge(saved, [saved.path / "config.json"])
 
 
 def test_search_ranks_on_validation_and_covers_test_until_revealed(make_run):

@@ -8,8 +8,10 @@ import tiny_runs
 import torch
 
 from engine.analysis.predictions import probabilities
+from engine.data.images import decode
 from engine.errors import EnsembleError, WeightsError
 from engine.explain.runs import explain_file
+from engine.predict.judge import judge
 from engine.runs import ensembles, joining, results
 from engine.runs.reporter import Reporter
 from engine.training import fusion
@@ -44,7 +46,7 @@ def test_a_corrected_fusion_is_picked_on_validation_and_predicts_both(make_run, 
     assert set(run.metrics()["split"]) == {"train", "val"}
     assert run.status().best["metric"] == "balanced_accuracy"
     images = [run.manifest().root / name for name in run.predictions("test")["image_id"]]
-    anew = results.predict_images(run, images)
+    anew = judge(run, images).table
     assert probabilities(anew) == pytest.approx(probabilities(run.predictions("test")), abs=1e-5)
     assert results.trained_on(run).images == results.trained_on(members[0]).images
     with pytest.raises(WeightsError, match="is a fusion"):
@@ -93,7 +95,7 @@ def test_a_fusion_is_a_member_again_and_the_ensemble_judges_new_images(make_run,
     mean = np.mean([probabilities(part) for part in parts], axis=0)
     assert probabilities(saved.predictions("test")) == pytest.approx(mean)
     images = [fused.manifest().root / name for name in parts[0]["image_id"]]
-    assert probabilities(results.predict_images(saved, images)) == pytest.approx(mean, abs=1e-5)
+    assert probabilities(judge(saved, images).table) == pytest.approx(mean, abs=1e-5)
 
 
 def test_a_fusions_map_explains_its_own_logit_through_the_mlp(make_run, members):
@@ -107,7 +109,7 @@ def test_a_fusions_map_explains_its_own_logit_through_the_mlp(make_run, members)
     assert found.members == tuple(folder.id for folder in members)
     assert found.probabilities == pytest.approx(probabilities(table)[0], abs=1e-5)
     loaded = fusion.load_fusion(fused)
-    pixels = [one.preprocessing.prepare(fusion.decode(path))[0] for one in loaded.members]
+    pixels = [one.preprocessing.prepare(decode(path))[0] for one in loaded.members]
     eyes = [fusion.replace(one, model=fusion.Backbone(one.model).eval()) for one in loaded.members]
     whole = torch.cat(
         [torch.from_numpy(fusion.logits(eye, lambda _: pixels[0], [0])).float() for eye in eyes], 1
@@ -130,4 +132,4 @@ def test_a_fusion_whose_member_is_gone_says_so_and_keeps_its_predictions(make_ru
     delete(members[1])
     assert len(fused.predictions("test")) > 0
     with pytest.raises(RunError, match="trash"):
-        results.predict_images(fused, [fused.manifest().root / "test_0.png"])
+        judge(fused, [fused.manifest().root / "test_0.png"])

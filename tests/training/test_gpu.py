@@ -16,7 +16,6 @@ from engine import files
 from engine.errors import EngineError
 from engine.training import estimate, loop
 from engine.training.device import choose
-from engine.training.models import load_run_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -70,13 +69,13 @@ def test_every_way_to_train_ends_with_predictions(make_run, options, recipe):
 
 
 def test_predictions_of_a_gpu_are_those_of_a_cpu(make_run, tiny_data):
-    from engine.training.evaluate import predict_images
+    from engine.predict.judge import judge
 
     folder = on_gpu(make_run)
     tiny_runs.fit(folder)
     table = folder.predictions("test")
     paths = [tiny_data.absolute(name) for name in table["image_id"]]
-    again = predict_images(load_run_model(folder, "cpu"), paths)
+    again = judge(folder, paths, device="cpu").table
     assert np.abs(again["logit_malignant"] - table["logit_malignant"]).max() < 1e-3
 
 

@@ -15,11 +15,11 @@ import torch
 from engine import files
 from engine.data.images import encode_png
 from engine.errors import EngineError, SplitError, WeightsError
+from engine.predict.judge import judge
 from engine.runs import presets
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, loop
 from engine.training.device import Device
-from engine.training.evaluate import predict_images
 from engine.training.models import load_run_model
 
 
@@ -46,13 +46,6 @@ def test_a_run_writes_what_the_contract_promises(finished):
     for name in ("best.safetensors", "last.ckpt"):
         path = finished.path / name
         assert files.sha256(path) in checkpoint.sidecar(path).read_text()
-
-
-def test_predicting_files_gives_the_predictions_of_the_run(finished, tiny_data):
-    table = finished.predictions("test")
-    again = predict_images(load_run_model(finished), [tiny_data.absolute(name) for name in table["image_id"]])
-    assert again["image_id"].tolist() == table["image_id"].tolist()
-    assert np.abs(again["logit_malignant"] - table["logit_malignant"]).max() < 1e-5
 
 
 def test_the_loaded_model_knows_its_input(finished):
@@ -284,7 +277,7 @@ def test_train_predict_and_explain_see_identical_pixels(tmp_path, stain, geometr
         assert np.array_equal(np.stack(explained), trained_on)
         assert not np.array_equal(replace(loaded.preprocessing, stain=None).squares(image), trained_on)
     table = folder.predictions("test")
-    again = predict_images(loaded, [manifest.absolute(name) for name in table["image_id"]])
+    again = judge(folder, [manifest.absolute(name) for name in table["image_id"]], device="cpu").table
     assert np.abs(again["logit_malignant"] - table["logit_malignant"]).max() < 1e-5
     resumed = loop.Fit(folder, Reporter(folder), folder.config(), fit.recipe)
     assert resumed.loaded.preprocessing.key == fit.loaded.preprocessing.key

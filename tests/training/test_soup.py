@@ -9,7 +9,8 @@ import torch
 
 from engine.analysis.predictions import logits, probabilities
 from engine.errors import EnsembleError
-from engine.runs import ensembles, joining, results
+from engine.predict.judge import judge
+from engine.runs import ensembles, joining
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, soup
 from engine.training.models import load_run_model
@@ -58,7 +59,7 @@ def test_a_uniform_soup_holds_the_mean_weights_and_predicts_like_any_run(make_ru
     assert made.predicted_splits() == ("val", "test")
     assert load_run_model(made).run_id == made.id
     images = [made.manifest().root / name for name in made.predictions("test")["image_id"]]
-    anew = results.predict_images(made, images)
+    anew = judge(made, images).table
     assert probabilities(anew) == pytest.approx(probabilities(made.predictions("test")), abs=1e-5)
     assert made.status().best["metric"] == "balanced_accuracy"
 
@@ -89,7 +90,7 @@ def test_a_greedy_soup_takes_nothing_in_that_makes_validation_worse(make_run, me
     score = {}
     for folder in members:
         images = [folder.manifest().root / name for name in folder.predictions("val")["image_id"]]
-        table = results.predict_images(folder, images)
+        table = judge(folder, images).table
         names = folder.predictions("val")["label"].to_numpy()
         guess = probabilities(table).argmax(1)
         score[folder.id] = np.mean(
@@ -140,7 +141,7 @@ def test_augmented_predictions_are_the_mean_logit_of_the_four_flips(make_run, me
     assert [one.id for one in ensembles.with_tta(members[:1], made.runs)] == [made.id]
     with pytest.raises(EnsembleError, match="engine tta"):
         ensembles.with_tta(members, made.runs)
-    anew = results.predict_images(made, [made.manifest().root / table["image_id"].iloc[0]])
+    anew = judge(made, [made.manifest().root / table["image_id"].iloc[0]]).table
     assert probabilities(anew)[0] == pytest.approx(probabilities(table)[0], abs=1e-5)
 
 

@@ -1,0 +1,184 @@
+"""Judging files: what a run says of its own test images, bad files, stops, ensembles, maps, the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from engine import cli
+from engine.data.images import decode
+from engine.errors import DataError, RunError
+from engine.predict import maps, summary
+from engine.predict.judge import BATCH, judge
+from engine.predict.referral import Rule, worth
+from engine.runs.ensembles import ensemble_runs
+from engine.runs.folder import RunFolder, locate
+
+pytestmark = pytest.mark.slow  # torch
+
+
+@pytest.fixture(scope="module")
+def saved(tiny) -> RunFolder:
+    first, second, _ = tiny
+    return locate(first.runs, ensemble_runs([first, second], "mean", name="both").as_record()["id"])
+
+
+def test_a_run_says_of_its_test_images_what_it_said_before(tiny):
+    run, _, images = tiny
+    before = run.predictions("test").set_index("image_id")
+    seen: list[tuple[int, int]] = []
+    found = judge(
+        run, [images / name for name in before.index], progress=lambda *step: seen.append(step), device="cpu"
+    )
+    after = found.table.set_index("image_id").loc[before.index]
+    assert (
+        np.abs(after["logit_malignant"] - before["logit_malignant"]).max() < 1e-4
+    )  # other batches, other sums
+    assert seen[-1] == (len(before), len(before))
+    assert found.members == ()
+    assert "20 images of" in found.unfamiliar or "Too little" in found.unfamiliar
+
+
+def test_bad_files_are_refused_by_name_and_the_rest_goes_on(tiny, tmp_path):
+    run, _, images = tiny
+    good = images / "test_0.png"
+    bad = {
+        "page.png": b"<html><script>alert(1)</script>",
+        "cut.png": good.read_bytes()[:-40],
+        "empty.png": b"",
+    }
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+    found = judge(run, [*(tmp_path / name for name in bad), good], device="cpu")
+    assert found.table["image_id"].tolist() == ["test_0.png"]
+    assert {one.name: one.reason.split(" (")[0] for one in found.refused} == {
+        "page.png": "no readable PNG, JPEG or TIFF",
+        "cut.png": "cut off",
+        "empty.png": "empty",
+    }
+    with pytest.raises(DataError, match="None of these files"):
+        judge(run, [tmp_path / name for name in bad], device="cpu")
+    with pytest.raises(DataError, match=r"page\.png is not a PNG"):
+        judge(run, [tmp_path / "page.png"], device="cpu")
+
+
+def test_a_stop_keeps_what_was_judged_and_decodes_little_more(tiny, tmp_path):
+    run, _, images = tiny
+    data = (images / "test_0.png").read_bytes()
+    paths = [tmp_path / f"{k}.png" for k in range(6 * BATCH)]
+    for path in paths:
+        path.write_bytes(data)
+    seen: list[int] = []
+    found = judge(
+        run,
+        paths,
+        progress=lambda done, total: seen.append(done) if total == len(paths) else None,
+        stop=lambda: len(seen) >= 2,
+        device="cpu",
+    )
+    assert found.stopped
+    assert len(found.table) == 2 * BATCH
+
+
+def test_an_ensemble_counts_who_agrees(tiny, saved):
+    first, second, images = tiny
+    paths = sorted(images.glob("test_*.png"))
+    whole = judge(saved, paths, device="cpu")
+    alone = [judge(one, paths, device="cpu").table for one in (first, second)]
+    mean = np.mean([one["prob_malignant"] for one in alone], axis=0)
+    assert np.allclose(whole.table["prob_malignant"], mean)
+    own = whole.table["prob_malignant"] > 0.5
+    agreeing = sum(((one["prob_malignant"] > 0.5) == own).astype(int) for one in alone)
+    assert whole.table["agreeing"].tolist() == agreeing.tolist()
+    assert (whole.table["members"] == 2).all()
+    reasons = Rule(0.0, 1.0).reasons(whole.table)
+    assert [bool(why) for why in reasons] == (agreeing < 2).tolist()
+    counted = worth(saved, Rule(0.0, 1.0), whole.calibration)
+    assert counted is not None
+    assert counted.n == len(saved.predictions("val"))
+    assert counted.right_kept <= counted.right <= counted.n
+
+
+def test_a_run_without_a_network_is_a_sentence(tiny, tmp_path):
+    from engine.runs.results import import_predictions
+
+    run, _, images = tiny
+    source = tmp_path / "theirs.csv"
+    run.predictions("test").to_csv(source, index=False)
+    theirs = import_predictions([source], "theirs", run.runs)
+    with pytest.raises(RunError, match="has no network"):
+        judge(theirs, [images / "test_0.png"])
+
+
+def test_maps_of_new_images_leave_nothing_in_the_run_folder(tiny, saved):
+    run, _, images = tiny
+    before = sorted(run.path.rglob("*"))
+    paths = [images / f"test_{k}.png" for k in range(2)]
+    for folder in (run, saved):
+        found = maps.maps_of(folder, paths, "malignant")
+        assert [one.heat.shape for one in found] == [decode(paths[0]).shape[:2]] * 2
+        shots = maps.pictures(images / "test_0.png", found[0])
+        assert all(data.startswith(b"\xff\xd8\xff") for data in shots)
+    assert sorted(run.path.rglob("*")) == before
+
+
+def test_cases_are_diagnosed_by_mean_probability_and_labels_scored(tiny):
+    run, _, images = tiny
+    table = run.predictions("test")
+    told = images.parent / "cases.csv"
+    table.assign(image=table["image_id"])[["image", "case", "label"]].to_csv(told, index=False)
+    from engine.predict.told import read_told
+
+    found = judge(run, [images / name for name in table["image_id"]], told=read_told(told), device="cpu")
+    cases = summary.case_rows(found, Rule())
+    means = found.table.groupby("case")["calibrated_malignant"].mean()
+    assert cases.set_index("Case")["Mean P(malignant)"].to_dict() == pytest.approx(means.to_dict())
+    right = (found.table["prob_malignant"] > 0.5) == (found.table["label"] == "malignant")
+    assert summary.scores(found)["accuracy"].value == pytest.approx(right.mean())
+    met = summary.met_before(run, run.manifest().table.head(3).assign(image_id=lambda rows: rows["image_id"]))
+    assert met.known
+
+
+def test_the_command_writes_table_report_and_one_document(tiny, tmp_path, capsys):
+    run, _, images = tiny
+    out, report = tmp_path / "p.csv", tmp_path / "p.html"
+    (images / "=cmd.png").write_bytes((images / "test_0.png").read_bytes())
+    paths = [str(images / "test_0.png"), str(images / "=cmd.png")]
+    common = ["predict", run.id, *paths, "--runs", str(run.runs), "--device", "cpu"]
+    assert cli.main([*common, "--out", str(out), "--report", str(report), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    (images / "=cmd.png").unlink()
+    assert record["n"] == 2
+    assert {"calibration", "refused", "referred", "scores", "per_case"} <= set(record)
+    assert "'=cmd.png" in out.read_text()
+    html = report.read_text()
+    assert html.startswith("<!doctype html>")
+    assert "data:image/jpeg;base64," in html
+    assert "http" not in html.partition("</style>")[2].replace("http-equiv", "")
+    assert cli.main(["predict", run.id, str(tmp_path / "none.png"), "--runs", str(run.runs)]) == 2
+    assert "no such image" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_judged(tiny, tmp_path, capsys):
+    run, _, images = tiny
+    data = (images / "test_0.png").read_bytes()
+    for k in range(4 * BATCH):
+        (tmp_path / f"{k}.png").write_bytes(data)
+    from engine.predict import command
+
+    def interrupt(done: int, total: int) -> None:
+        if done == BATCH:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    judged, record = command.predict(
+        run, [tmp_path], out=tmp_path / "p.csv", progress=interrupt, device="cpu"
+    )
+    assert judged.stopped
+    assert record["stopped"]
+    assert BATCH <= record["n"] <= 2 * BATCH
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == record["n"] + 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
