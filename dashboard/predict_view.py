@@ -258,14 +258,7 @@ def _images(folder: RunFolder, judged: Judged, rule: Rule) -> None:
 def _one(folder: RunFolder, judged: Judged, name: str, row: pd.Series) -> None:
     """One image, the map over it, and what is known of it."""
     record = judged.table.set_index("image_id").loc[name]
-    left, middle, right = st.columns([1.3, 1.3, 1], gap="medium")
-    with right:
-        st.caption("Choose a row above to see another image.")
-        facts = [("Image", name), *[(str(key), _plain(value)) for key, value in row.items() if _plain(value)]]
-        if judged.appearance is not None:
-            facts.append(("Stain distance", f"{record['stain_distance']:.2f} (1 = limit)"))
-            facts.append(("Magnification distance", f"{record['magnification_distance']:.2f} (1 = limit)"))
-        widgets.facts(facts)
+    left, middle = st.columns(2, gap="medium")
     target = str(folder.config().classes[-1])
     with left, widgets.errors_shown():
         pixels = images.decode(judged.paths[name])
@@ -274,6 +267,13 @@ def _one(folder: RunFolder, judged: Judged, name: str, row: pd.Series) -> None:
         shot = _overlay(folder, judged, name, target, str(record["magnification"]))
         words = f"Evidence for {target}: light = much. Research use only."
         middle.image(shot, caption=widgets.escaped(words))
+    facts = [(str(key), _plain(value)) for key, value in row.items() if _plain(value)]
+    if judged.appearance is not None:
+        for name_of in ("stain", "magnification"):
+            far = f"{record[f'{name_of}_distance']:.2f} of the limit"
+            facts.append((f"{name_of.capitalize()}, distance to the training images", far))
+    widgets.facts(facts)
+    st.caption("Choose a row above to see another image.")
 
 
 def _plain(value: object) -> str:

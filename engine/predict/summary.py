@@ -30,7 +30,7 @@ def image_rows(judged: Judged, rule: Rule) -> pd.DataFrame:
     table = judged.table
     classes, guess = classes_of(table), predicted(table)
     shown = pd.DataFrame({"Image": table["image_id"], "Predicted": [classes[k] for k in guess]})
-    for name in classes:
+    for name in _told_by(classes):
         shown[f"P({name})"] = table[f"calibrated_{name}"]
     if len(judged.members) > 1:
         pairs = zip(table["agreeing"], table["members"], strict=True)
@@ -42,6 +42,11 @@ def image_rows(judged: Judged, rule: Rule) -> pd.DataFrame:
     return shown
 
 
+def _told_by(classes: Sequence[str]) -> Sequence[str]:
+    """The classes whose probabilities are shown: of two the second says all."""
+    return classes[1:] if len(classes) == 2 else classes
+
+
 def case_rows(judged: Judged, rule: Rule) -> pd.DataFrame:
     """A row per case: diagnosis by mean probability, images, those called malignant and referred; may be empty."""
     table = judged.table.assign(referred=[bool(why) for why in rule.reasons(judged.table)])
@@ -51,16 +56,16 @@ def case_rows(judged: Judged, rule: Rule) -> pd.DataFrame:
         return pd.DataFrame()
     classes = classes_of(table)
     grouped = known.groupby("case", sort=True)
+    means = pd.DataFrame({name: grouped[f"calibrated_{name}"].mean() for name in classes})
     found = pd.DataFrame(
         {
             "Images": grouped.size(),
-            **{f"Mean P({name})": grouped[f"calibrated_{name}"].mean() for name in classes},
+            **{f"Mean P({name})": means[name] for name in _told_by(classes)},
             f"Images called {classes[-1]}": grouped["called"].sum(),
             "Images to refer": grouped["referred"].sum(),
         }
     ).reset_index(names="Case")
-    means = found[[f"Mean P({name})" for name in classes]].to_numpy()
-    found.insert(1, "Diagnosis", [classes[k] for k in means.argmax(axis=1)])
+    found.insert(1, "Diagnosis", [classes[k] for k in means.to_numpy().argmax(axis=1)])
     if known["label"].ne("").any():
         found["True"] = [", ".join(sorted(set(part) - {""})) for _, part in grouped["label"]]
     return found
