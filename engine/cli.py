@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.runs.folder import RunFolder, Status
 
 EXIT_ERROR = 2
-BENCHES = ("loader", "train", "runs", "compare", "ensemble", "explain")
+BENCHES = ("loader", "train", "runs", "compare", "ensemble", "explain", "predict")
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -607,7 +607,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "names", nargs="*", metavar="NAME", help=f"which of {', '.join(BENCHES)}; all unless given"
     )
-    command.add_argument("--data", type=Path, help="data set for loader and train; the sample unless given")
+    command.add_argument(
+        "--data", type=Path, help="data set for loader, train and predict; the sample unless given"
+    )
     command.add_argument(
         "--device", default="auto", help="of the bench train: auto, cpu, cuda or cuda:<index>"
     )
@@ -1544,7 +1546,7 @@ def _bench(given: argparse.Namespace) -> int:
 def _bench_options(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """The data set for the benches that read images: the one given, or the sample in a temporary folder."""
     data: Path | None = given.data
-    if name not in ("loader", "train"):
+    if name not in ("loader", "train", "predict"):
         return {}
     import tempfile
 

@@ -1,0 +1,143 @@
+"""Judging 1,000 files from disk, beside what training pays to evaluate the same images.
+
+    judge            files decoded, judged, looked at for stain and scale, calibrated: `engine predict`
+    evaluation       the training loader's: the packed cache to logits, its images decoded once before
+    pack and         the same the first time, when the cache is still to be made
+    memory           what the resident memory grows by from the first fifth of the images to the last
+
+One network (random weights, only time counts), one process, the sides in turn. The evaluation has no decoding
+left to do, so it is the harder opponent; the limit of 0.8 is against it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from engine.data import cache
+from engine.data.manifest import Manifest
+from engine.runs.config import RunConfig
+from engine.runs.folder import COMPLETED, RunFolder, Status, create
+
+LIMIT, LIMIT_GROWTH_MB = 0.8, 50.0
+IMAGES = 1000
+
+
+def run(
+    manifest: Manifest, *, images: int = IMAGES, rounds: int = 2, model: str = "tf_efficientnet_b0"
+) -> list[dict[str, Any]]:
+    """Measure; a record per line: `what, images_per_s, ratio, limit, within, detail`.
+
+    Args:
+        manifest: a data set; its images are repeated until there are enough.
+        rounds: repetitions of each side; the median counts.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-predict-") as scratch:
+        base = Path(scratch)
+        many = _many(manifest, base / "images", images)
+        folder = _run(many, base / "runs", model)
+        return _measure(folder, many, base / "cache", rounds)
+
+
+def _measure(folder: RunFolder, many: Manifest, room: Path, rounds: int) -> list[dict[str, Any]]:
+    from engine.predict.judge import judge
+    from engine.training.evaluate import logits
+    from engine.training.models import load_run_model
+
+    loaded = load_run_model(folder)
+    paths = [many.absolute(path) for path in many.table["path"]]
+    began = perf_counter()
+    packed = cache.pack(many, loaded.preprocessing, room)
+    packing = perf_counter() - began
+    judge(folder, paths[:64], device="cpu")  # warms up, and looks at the training images once
+    seconds: dict[str, list[float]] = {"judge": [], "evaluation": []}
+    growth = []
+    for _ in range(rounds):
+        resident: dict[int, float] = {}
+        began = perf_counter()
+
+        def note(done: int, total: int, resident: dict[int, float] = resident) -> None:
+            if total == len(paths):
+                resident[done] = _resident_mb()
+
+        judge(folder, paths, progress=note, device="cpu")
+        seconds["judge"].append(perf_counter() - began)
+        steps = sorted(resident)
+        growth.append(resident[steps[-1]] - resident[steps[len(steps) // 5]])
+        began = perf_counter()
+        logits(loaded, packed.__getitem__, range(len(packed)))
+        seconds["evaluation"].append(perf_counter() - began)
+    rate = {name: len(paths) / median(values) for name, values in seconds.items()}
+    first = len(paths) / (median(seconds["evaluation"]) + packing)
+    name = f"{folder.config().model.name}, {len(paths):,} files"
+    return [
+        _record("judge", rate["judge"], rate["judge"] / rate["evaluation"], LIMIT, f"{name}, against evaluation"),
+        _record("evaluation", rate["evaluation"], None, None, "from the packed cache, as training has it"),
+        _record("pack and evaluation", first, rate["judge"] / first, LIMIT, "the first time; ratio of judge to it"),
+        {
+            "what": "memory growth, MB",
+            "images_per_s": None,
+            "ratio": max(growth),
+            "limit": LIMIT_GROWTH_MB,
+            "within": max(growth) <= LIMIT_GROWTH_MB,
+            "detail": "resident memory, first fifth to last image; the worst round",
+        },
+    ]  # fmt: skip
+
+
+def _record(what: str, rate: float, ratio: float | None, limit: float | None, detail: str) -> dict[str, Any]:
+    within = None if ratio is None or limit is None else ratio >= limit
+    return {
+        "what": what, "images_per_s": rate, "ratio": ratio, "limit": limit, "within": within, "detail": detail
+    }  # fmt: skip
+
+
+def _many(manifest: Manifest, target: Path, images: int) -> Manifest:
+    """So many files, made of those of a data set: links where the file system has them."""
+    target.mkdir(parents=True)
+    table = manifest.table.iloc[np.arange(images) % len(manifest)].reset_index(drop=True)
+    names = [f"{position:05d}{Path(path).suffix}" for position, path in enumerate(table["path"])]
+    for name, path in zip(names, table["path"], strict=True):
+        (target / name).symlink_to(manifest.absolute(path).resolve())
+    split = np.where(np.arange(images) % 2 == 0, "train", "test")
+    return Manifest(target, manifest.classes, table.assign(image_id=names, path=names, split=split))
+
+
+def _run(manifest: Manifest, runs: Path, model: str) -> RunFolder:
+    """A run folder with a network of random weights."""
+    import torch
+
+    from engine.data.preprocessing import Preprocessing
+    from engine.runs import catalog
+    from engine.training import checkpoint, models
+    from engine.training.device import choose
+
+    torch.manual_seed(0)
+    architecture = catalog.find(model)
+    network = models.build(architecture, len(manifest.classes))
+    mean, std = models.statistics(network, "none")
+    preprocessing = Preprocessing(architecture.image_size)
+    loaded = models.LoadedModel(
+        network, architecture, manifest.classes, mean, std, preprocessing, choose("cpu", "fp32")
+    )
+    config = RunConfig(name="bench", classes=manifest.classes).changed(
+        data__root=str(manifest.root), model__name=model, model__pretrained="none"
+    )
+    folder = create(runs, config, "bench", manifest=manifest, status=Status().moved("starting"))
+    checkpoint.save_weights(folder.best, network.state_dict(), loaded.facts())
+    folder.write_status(Status(progress=1.0).moved(COMPLETED))
+    return folder
+
+
+def _resident_mb() -> float:
+    """Resident memory of this process, MB; 0 where the system does not tell (nothing but Linux does so here)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0.0
+    return pages * 4096 / 1e6
