@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import cached, places, run_figures, widgets
@@ -189,8 +192,8 @@ def numbers(status: Status) -> list[tuple[str, str, str]]:
 
 
 def _curves(metrics: pd.DataFrame, status: Status) -> None:
-    fig, words = run_figures.learning_curves(metrics, status.best)
     best = status.best or {}
+    fig, words = _curves_figure(metrics, best, widgets.is_dark())
     said = ""
     if best.get("value") is not None:
         said = f"Best {str(best.get('metric', 'score')).replace('_', ' ')} on validation {best['value']:.3f} at epoch {best['epoch']}. "
@@ -200,3 +203,12 @@ def _curves(metrics: pd.DataFrame, status: Status) -> None:
         words,
         "curves",
     )
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _curves_figure(metrics: pd.DataFrame, best: dict[str, Any], dark: bool) -> tuple[go.Figure, str]:
+    """The curves, drawn once per epoch and theme: everybody who watches is asked for them every two seconds.
+
+    The figure is shared; what `show_figure` changes of it depends on `dark` only.
+    """
+    return run_figures.learning_curves(metrics, best)
