@@ -346,8 +346,7 @@ def _audit_of(run_id: str) -> dict[str, Any]:
 
 
 def _stain_of(run_id: str) -> str:
-    config = next((one.config for one in cached.summaries() if one.id == run_id), None)
-    stain = config.model.stain if config is not None and config.kind == "train" else "none"
+    stain = next((one.config.model.stain for one in cached.summaries() if one.id == run_id), "none")
     return "" if stain == "none" else stain
 
 

@@ -33,7 +33,7 @@ def draw(
     question: dict[str, str],
 ) -> None:
     """The three checks of the first ticked model."""
-    if cached.run(run_id).config().kind != "train" or not isinstance(found, Explanation):
+    if not isinstance(found, Explanation) or not cached.run(run_id).best.is_file():
         st.info(
             "Measured for one model at a time: tick a trained run first (its map must be there).",
             icon=":material/help:",
