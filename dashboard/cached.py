@@ -72,6 +72,8 @@ def duplicates(root: str | Path, progress: Progress | None = None) -> pd.DataFra
     if not found and progress is not None:
         manifest = _dataset(path, stamp)[0]
         hashes = hashing.hash_images(manifest, progress=progress)
+        if hashes.problems:
+            _dataset.clear()  # type: ignore[attr-defined]  # what cannot be decoded is left out from now on
         found.append(hashing.describe_pairs(manifest, hashing.find_pairs(hashes)))
     return found[0] if found else None
 
@@ -133,6 +135,23 @@ def batch_sheet(paths: tuple[str, ...], recipe: str, size: int, geometry: str, n
         DataError: an image or the preview fails.
     """
     return batch_preview.sheet([Path(path) for path in paths], recipe, size, geometry, n)
+
+
+def stain_preview(root: str | Path, method: str, count: int) -> tuple[str, list, int]:
+    """Stain before and after (see `dashboard.pixel_preview.before_and_after`).
+
+    Raises:
+        DataError, SplitError: no reference, or no split to take it from.
+    """
+    path = str(Path(root).expanduser().absolute())
+    return _stain_preview(path, method, count, folder_stamp(path))
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _stain_preview(root: str, method: str, count: int, stamp: tuple) -> tuple[str, list, int]:
+    from dashboard import pixel_preview
+
+    return pixel_preview.before_and_after(root, method, count)
 
 
 # --- runs ----------------------------------------------------------------------------------------------

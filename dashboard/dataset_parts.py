@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,12 @@ from dashboard import cached, overview_parts, places, selection, widgets
 from engine.data import breakhis
 from engine.data import images as pixels
 from engine.data.breakhis import Inventory
-from engine.data.manifest import CLASSES, MAGNIFICATIONS, SPLITS, Manifest
-from engine.data.splits import PROTOCOLS, composition
+from engine.data.manifest import CLASSES, MAGNIFICATIONS, Manifest, order_magnifications
 from engine.errors import EngineError
 from engine.report import figures
 from engine.runs.config import DataConfig, help_of
 
-VIEWS = ("Contents", "Images", "Split", "Leakage gap")
+VIEWS = ("Contents", "Images", "Stain and augmentation", "Split", "Leakage gap")
 PER_PAGE = 24
 THUMB = 320
 
@@ -77,7 +75,12 @@ def summary_line(manifest: Manifest, inventory: Inventory) -> None:
     columns[1].metric("Slides", inventory.slides)
     columns[2].metric("Cases", inventory.cases)
     columns[3].metric("Magnifications", len(manifest.magnifications), help=", ".join(manifest.magnifications))
-    columns[4].metric("Problems", len(inventory.problems))
+    left_out = sum(problem.excluded for problem in inventory.problems)
+    columns[4].metric(
+        "Problems",
+        len(inventory.problems),
+        help=f"{left_out} left out, {len(inventory.problems) - left_out} odd but used; named under Contents.",
+    )
     if not inventory.usable:
         st.error(
             "Nothing can be trained on this: images of both classes are needed.", icon=":material/error:"
@@ -100,7 +103,20 @@ def contents(root: str, manifest: Manifest, inventory: Inventory) -> None:
         if table.empty:
             st.caption("No image names a subtype.")
         else:
-            st.dataframe(table, hide_index=True, alt="Images, slides and cases per subtype.")
+            st.dataframe(
+                table,
+                hide_index=True,
+                height=36 * (len(table) + 1) + 3,
+                column_config={
+                    "Class": st.column_config.TextColumn(width=80),
+                    "Subtype": st.column_config.TextColumn(width=165),
+                    **{
+                        name: st.column_config.NumberColumn(width=62)
+                        for name in ("Images", "Slides", "Cases")
+                    },
+                },
+                alt="Images, slides and cases per subtype.",
+            )
     _official(inventory)
     _problems(inventory)
     _duplicates(root, manifest)
@@ -139,7 +155,7 @@ def counts_figure(counts: pd.DataFrame) -> tuple[go.Figure, str]:
 
 
 def subtype_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per subtype: class, name, images, slides, cases."""
+    """A row per subtype: class, code and name, images, slides, cases."""
     known = table[table["subtype"] != ""]
     if known.empty:
         return pd.DataFrame()
@@ -147,8 +163,8 @@ def subtype_table(table: pd.DataFrame) -> pd.DataFrame:
         Images=("image_id", "size"), Slides=("slide", "nunique"), Cases=("case", "nunique")
     )
     grouped = grouped.reset_index()
-    grouped.insert(2, "Name", [breakhis.SUBTYPES.get(code, "") for code in grouped["subtype"]])
-    return grouped.rename(columns={"label": "Class", "subtype": "Code"})
+    grouped["subtype"] = [f"{code} {breakhis.SUBTYPES.get(code, '')}".strip() for code in grouped["subtype"]]
+    return grouped.rename(columns={"label": "Class", "subtype": "Subtype"})
 
 
 def _official(inventory: Inventory) -> None:
@@ -157,7 +173,15 @@ def _official(inventory: Inventory) -> None:
     if official is None:
         return
     st.subheader("Against the official release", anchor=False)
-    st.caption(widgets.escaped(official.summary))
+    mark = ":material/check_circle:" if official.complete else ":material/info:"
+    st.caption(f"{mark} {widgets.escaped(official.summary)}")
+    st.dataframe(
+        official_table(inventory),
+        hide_index=True,
+        alt="Images here and in the release, per class and magnification.",
+    )
+    for remark in inventory.remarks:
+        st.caption(widgets.escaped(remark))
     if len(official.differences):
         with st.expander(f"Slide by slide ({len(official.differences)} numbers differ)"):
             st.dataframe(
@@ -166,6 +190,21 @@ def _official(inventory: Inventory) -> None:
                 height=320,
                 alt="Images expected and found per slide and magnification, where they differ.",
             )
+
+
+def official_table(inventory: Inventory) -> pd.DataFrame:
+    """`7 of 625` per class and magnification, and in all: what is here and what the release has."""
+    facts = breakhis.slide_facts()
+    expected = facts.groupby("label")[[f"images_{name}" for name in MAGNIFICATIONS]].sum()
+    expected.columns = pd.Index(MAGNIFICATIONS)
+    found = inventory.counts.reindex(index=list(CLASSES), columns=list(MAGNIFICATIONS), fill_value=0)
+    rows = []
+    for label in (*CLASSES, "both"):
+        chosen = list(CLASSES) if label == "both" else [label]
+        here, there = found.loc[chosen].sum(), expected.loc[chosen].sum()
+        cells = {name: f"{here[name]:,} of {there[name]:,}" for name in MAGNIFICATIONS}
+        rows.append({"Class": label, **cells, "All": f"{here.sum():,} of {there.sum():,}"})
+    return pd.DataFrame(rows)
 
 
 def _duplicates(root: str, manifest: Manifest) -> None:
@@ -306,14 +345,15 @@ def _grid(manifest: Manifest, rows: pd.DataFrame) -> None:
 def _strip(manifest: Manifest, rows: pd.DataFrame, slide: str) -> None:
     """One slide across its magnifications, a scale bar on each image of known size."""
     st.subheader(f"Slide {widgets.escaped(slide)} across its magnifications", anchor=False)
-    powers = [name for name in MAGNIFICATIONS if name in set(rows["magnification"])]
+    powers = order_magnifications(rows["magnification"])
     columns = st.columns(max(len(powers), 1), gap="small")
     with_bar = False
     for column, power in zip(columns, powers, strict=False):
         row = rows[rows["magnification"] == power].iloc[0]
         with column:
             try:
-                picture, bar = strip_image(manifest.absolute(str(row["path"])), power)
+                scale = micrometres_per_pixel(row, power)
+                picture, bar = strip_image(manifest.absolute(str(row["path"])), scale)
             except EngineError as error:
                 st.caption(widgets.escaped(error.message))
                 continue
@@ -326,16 +366,24 @@ def _strip(manifest: Manifest, rows: pd.DataFrame, slide: str) -> None:
             st.caption(f"{power}" + (f", bar = {bar}" if bar else ""))
     if not with_bar:
         st.caption(
-            "No scale bar: the optics of these images are not known (BreakHis' own are 700 pixels wide)."
+            "No scale bar: the optics of these images are not known. A CSV can say them in a column um_per_pixel."
         )
 
 
-def strip_image(path: Path, power: str, width: int = 480) -> tuple[bytes, str]:
-    """A PNG with a scale bar and the bar's length (`100 µm`); no bar for images that are not BreakHis' size."""
+def micrometres_per_pixel(row: pd.Series, power: str) -> float | None:
+    """What a CSV says of the image (`um_per_pixel`); for BreakHis' own names the optics of the magnification."""
+    said = pd.to_numeric(row.get("um_per_pixel", ""), errors="coerce")
+    if pd.notna(said) and 0 < said < 1000:
+        return float(said)
+    is_breakhis = breakhis.parse_name(Path(str(row["path"])).name) is not None
+    return breakhis.MICROMETRES_PER_PIXEL.get(power) if is_breakhis else None
+
+
+def strip_image(path: Path, scale: float | None, width: int = 480) -> tuple[bytes, str]:
+    """A PNG with a scale bar and the bar's length (`100 µm`); no bar where the scale (µm per pixel) is unknown."""
     header = pixels.read_header(path)
     small = pixels.thumbnail(path, width)
-    scale = breakhis.MICROMETRES_PER_PIXEL.get(power)
-    if scale is None or header.width != 700:
+    if scale is None:
         return pixels.encode_png(small), ""
     per_pixel = scale * header.width / small.shape[1]
     length = bar_length(per_pixel * small.shape[1])
@@ -356,136 +404,3 @@ def draw_bar(image: np.ndarray, length: int) -> np.ndarray:
     drawn[y - 2 : y + 6, x - 2 : x + length + 2] = 20
     drawn[y : y + 4, x : x + length] = 255
     return drawn
-
-
-# --- split ---------------------------------------------------------------------------------------------
-def split_designer(root: str, manifest: Manifest) -> None:
-    """Protocol, fold and seed; who is on which side; what leaks."""
-    available = [name for name in PROTOCOLS if name != "given" or "split" in manifest.table.columns]
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        selection.choice_from_url("protocol", available, "split_protocol", default="case")
-        protocol = st.selectbox(
-            "Protocol",
-            available,
-            format_func=lambda name: PROTOCOLS[name].label,
-            key="split_protocol",
-            help=help_of(DataConfig, "protocol"),
-            width=300,
-        )
-        selection.choice_to_url("protocol", "split_protocol", default="case")
-        folds = [str(fold) for fold in PROTOCOLS[protocol].folds]
-        selection.choice_from_url("fold", folds, "split_fold", default=folds[0])
-        fold = st.segmented_control("Fold", folds, key="split_fold", required=True, disabled=len(folds) == 1)
-        selection.choice_to_url("fold", "split_fold", default=folds[0])
-        seed = st.number_input(
-            "Seed",
-            0,
-            2**31 - 1,
-            key="seed",
-            bind="query-params",
-            help=help_of(DataConfig, "split_seed"),
-            width=120,
-        )
-    st.caption(widgets.escaped(PROTOCOLS[protocol].help + "."))
-    data = DataConfig(root=root, protocol=protocol, fold=int(fold or folds[0]), split_seed=int(seed))
-    try:
-        ready = cached.prepared(data)
-    except EngineError as error:
-        widgets.show_error(error)
-        return
-    widgets.leakage_badge(ready.audit.as_record())
-    for warning in ready.warnings:
-        st.caption(f":material/info: {widgets.escaped(warning)}")
-    fig, alt = composition_figure(composition(ready.manifest.table, ("label",)))
-    widgets.show_figure(fig, "Images, slides and cases on each side. Left out of the split: "
-                        f"{len(manifest) - len(ready.manifest):,} images.", alt, "composition")  # fmt: skip
-    left, right = st.columns(2, gap="large")
-    with left, st.expander("By class, subtype and magnification"):
-        st.dataframe(
-            composition(ready.manifest.table, ("label", "subtype", "magnification")),
-            hide_index=True,
-            height=320,
-            alt="Images, slides and cases per side, class, subtype and magnification.",
-        )
-    with right:
-        if ready.audit.shared_cases:
-            with st.expander(f"Cases on two sides ({len(ready.audit.shared_cases)})"):
-                st.dataframe(
-                    pd.DataFrame(
-                        [(name, ", ".join(sides)) for name, sides in ready.audit.shared_cases.items()],
-                        columns=["Case", "Sides"],
-                    ),
-                    hide_index=True,
-                    height=320,
-                    alt="Cases that are on more than one side of the split.",
-                )
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if st.button("Train on this split", type="primary", icon=":material/model_training:"):
-            st.switch_page(
-                places.page("train"),
-                query_params={
-                    "data": root,
-                    "protocol": protocol,
-                    "fold": str(data.fold),
-                    "split_seed": str(seed),
-                },
-            )
-        widgets.download_table(
-            "Manifest with split (CSV)",
-            ready.manifest.table,
-            f"manifest-{protocol}-{data.fold}.csv",
-            "download_split",
-        )
-        st.html(
-            f'<span class="bh-muted bh-num" title="{ready.split_hash}">split {ready.split_hash[:12]}</span>',
-            width="content",
-        )
-    words = ["python", "-m", "engine", "split", root, "--protocol", protocol, "--fold", str(data.fold)]
-    st.code(
-        shlex.join([*words, "--seed", str(seed), "--out", "manifest.csv"]), language="bash", wrap_lines=True
-    )
-
-
-def composition_figure(table: pd.DataFrame) -> tuple[go.Figure, str]:
-    """Three small multiples (images, slides, cases), a bar per side, a colour per class."""
-    from plotly.subplots import make_subplots
-
-    units = ("cases", "slides", "images")
-    fig = make_subplots(
-        1, 3, subplot_titles=[unit.capitalize() for unit in units], shared_yaxes=True, horizontal_spacing=0.05
-    )
-    sides = [side for side in reversed(SPLITS) if side in set(table["split"])]
-    labels = list(dict.fromkeys(table["label"]))
-    for column, unit in enumerate(units, start=1):
-        for position, label in enumerate(labels):
-            part = table[table["label"] == label].set_index("split")[unit]
-            values = [int(part.get(side, 0)) for side in sides]
-            fig.add_bar(
-                y=sides,
-                x=values,
-                orientation="h",
-                name=str(label),
-                legendgroup=str(label),
-                showlegend=column == 1,
-                text=[f"{value:,}" if value else "" for value in values],
-                textposition="inside",
-                insidetextanchor="middle",
-                textangle=0,
-                marker_color=figures.class_colour(str(label), position),
-                textfont_color="#FFFFFF",
-                row=1,
-                col=column,
-            )
-    fig.update_layout(
-        barmode="stack",
-        bargap=0.25,
-        height=210,
-        margin={"l": 10, "r": 10, "t": 46, "b": 10},
-        legend={"orientation": "h", "y": 1.42, "x": 0},
-    )
-    fig.update_xaxes(visible=False)
-    said = "; ".join(
-        f"{row['split']} {row['label']}: {row['cases']} cases, {row['slides']} slides, {row['images']} images"
-        for row in table.to_dict("records")
-    )
-    return fig, f"Composition of the split. {said}."

@@ -2,7 +2,16 @@
 
 import streamlit as st
 
-from dashboard import cached, dataset_parts, leak_gap, places, selection, widgets
+from dashboard import (
+    cached,
+    dataset_parts,
+    leak_gap,
+    pixel_preview,
+    places,
+    selection,
+    split_designer,
+    widgets,
+)
 from engine.errors import EngineError
 
 widgets.header("Data set", "What is in it, and does the split keep patients apart?")
@@ -30,6 +39,8 @@ if view == "Images":
 elif view == "Leakage gap":
     leak_gap.section(root)
 elif view == "Split":
-    dataset_parts.split_designer(root, manifest)
+    split_designer.section(root, manifest)
+elif view == "Stain and augmentation":
+    pixel_preview.section(root, manifest)
 else:
     dataset_parts.contents(root, manifest, inventory)

@@ -194,7 +194,11 @@ def cut_tiles(image: np.ndarray, size: int) -> np.ndarray:
 
 def thumbnail(source: Path | bytes, width: int = 220) -> np.ndarray:
     """A small copy, aspect ratio kept: uint8, about (width * height / width) x width x 3."""
-    image = decode(source)
+    return shrink(decode(source), width)
+
+
+def shrink(image: np.ndarray, width: int) -> np.ndarray:
+    """An image (uint8, height x width x 3) at this width, aspect ratio kept."""
     return _scale(image, width, max(1, round(image.shape[0] * width / image.shape[1])))
 
 

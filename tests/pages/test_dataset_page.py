@@ -1,7 +1,10 @@
 """The data set page: any folder, a sentence for a wrong one, the split with its verdict."""
 
 import fabricate
+import numpy as np
 import pytest
+
+from engine.data.images import encode_png
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,46 @@ def test_a_reader_opens_no_folder_that_was_not_opened_before(app, said, sample, 
     assert not at.exception
     assert "Only an editor may open another folder" in said(at)
     assert not at.metric
+
+
+@pytest.mark.parametrize("protocol", ["case", "holdout", "image", "image-80-10-10"])
+def test_every_protocol_shows_its_composition_and_audit(app, said, sample, protocol):
+    at = app("dataset", data=str(sample), view="Split", protocol=protocol, by="subtype")
+    assert not at.exception
+    assert not at.error
+    audit = next(frame.value for frame in at.dataframe if "Looked for" in frame.value)
+    assert len(audit) == 8
+
+
+def test_other_data_without_magnifications_and_with_three_classes(app, said, tmp_path):
+    drawn = np.random.default_rng(0)
+    for label in ("in situ", "invasive", "normal"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = drawn.integers(0, 255, (32, 48, 3), dtype=np.uint8)
+            (tmp_path / "data" / label / f"{label}{number}.png").write_bytes(encode_png(pixels))
+    for view in ("Contents", "Images", "Stain and augmentation", "Split"):
+        at = app("dataset", data=str(tmp_path / "data"), view=view, protocol="image")
+        assert not at.exception, view
+    assert at.metric[0].value == "24"
+    assert "the case of none of the 24 images is known" in said(at)
+
+
+def test_two_hundred_problems_are_a_table_and_the_page_stays_usable(app, said, sample, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(sample, tmp_path / "data")
+    path = next(folder.rglob("*.png"))
+    for number in range(200):
+        path.with_name(f"{path.name.rpartition('-')[0]}-{number + 500}.png").write_bytes(b"")
+    at = app("dataset", data=str(folder))
+    assert not at.exception
+    assert at.metric[4].value == "200"
+    assert "200 files are left out" in said(at)
+
+
+def test_the_stain_is_shown_before_and_after(app, said, sample):
+    at = app("dataset", data=str(sample), view="Stain and augmentation", stain="reinhard")
+    assert not at.exception
+    assert pictures(at) == 12
+    assert "an ordinary image of the training part" in said(at)
