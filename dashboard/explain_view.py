@@ -207,12 +207,16 @@ def verdict(found: Map, truth: str) -> str:
 
 
 def spread(rows: pd.DataFrame, ids: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Standard deviation over runs of the probability of the last class, (rows,); two classes."""
-    columns = []
-    for run_id in ids:
-        sure = rows[f"confidence_{run_id}"].to_numpy(dtype=float)
-        columns.append(np.where(rows[f"predicted_{run_id}"] == classes[-1], sure, 1 - sure))
-    return np.std(columns, axis=0) if columns else np.zeros(len(rows))
+    """How far the runs' answers lie apart, (rows,): of two classes the standard deviation of the probability of
+    the last one, of more the share of runs that do not say what most say."""
+    if not ids:
+        return np.zeros(len(rows))
+    said = rows[[f"predicted_{run_id}" for run_id in ids]].to_numpy(dtype=str)
+    if len(classes) != 2:
+        votes = np.stack([(said == name).sum(axis=1) for name in classes])
+        return 1 - votes.max(axis=0) / len(ids)
+    sure = rows[[f"confidence_{run_id}" for run_id in ids]].to_numpy(dtype=float)
+    return np.where(said == classes[-1], sure, 1 - sure).std(axis=1)
 
 
 # --- cached --------------------------------------------------------------------------------------------

@@ -187,6 +187,8 @@ def test_images_on_which_probabilities_differ_most_come_first(table):
     ]
     assert doubt.max() == pytest.approx(abs(probabilities[0] - probabilities[1]) / 2)
     assert (explain_view.spread(table, ["a"], ("benign", "malignant")) == 0).all()
+    many = pd.DataFrame({"predicted_a": ["A", "F"], "predicted_b": ["A", "DC"], "predicted_c": ["A", "F"]})
+    np.testing.assert_allclose(explain_view.spread(many, ["a", "b", "c"], ("A", "F", "DC")), [0, 1 / 3])
 
 
 def test_a_sample_is_spread_over_the_filter(table):
