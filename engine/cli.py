@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.runs.folder import RunFolder, Status
 
 EXIT_ERROR = 2
-BENCHES = ("loader", "train", "runs", "compare", "ensemble", "explain", "predict")
+BENCHES = ("loader", "train", "runs", "compare", "ensemble", "explain", "predict", "growth")
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -619,6 +619,18 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         help="of the bench train; 0 = what suits the device",
+    )
+    command.add_argument("--quick", action="store_true", help="as little work as shows that every bench runs")
+    command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    command.add_argument(
+        "--out",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="write the table, too: .json, .md or text by its ending; may be repeated",
+    )
+    command.add_argument(
+        "--into", type=Path, metavar="FILE", help="replace the table between the markers of a Markdown file"
     )
 
     command = add("work", _work, "Execute the run in a folder (what workers are started with).")
@@ -1524,23 +1536,29 @@ def _cache(given: argparse.Namespace) -> int:
 
 
 def _bench(given: argparse.Namespace) -> int:
-    import importlib
+    from engine.bench import together
 
     unknown = [name for name in given.names if name not in BENCHES]
     if unknown:
         raise ConfigError(
             "There is no such bench", found=", ".join(unknown), remedy=f"Choose {', '.join(BENCHES)}"
         )
-    results, texts = {}, []
-    for name in given.names or BENCHES:
-        _say(f"Measuring {name} ...")
-        module = importlib.import_module(f"engine.bench.{name}")
-        records = module.run(**_bench_options(name, given))
-        results[name] = records
-        write = getattr(module, "text", None) or getattr(module, "as_text", None) or _table
-        texts += [f"\n{name}", write(records)]
-    _answer(given, {"benches": results}, "\n".join(texts).strip())
-    return 0
+    names = given.names or BENCHES
+    failed: dict[str, str] = {}
+    if len(names) == 1:
+        results = {names[0]: together.measure(names[0], _bench_options(names[0], given), given.quick)}
+    else:
+        words = ["--device", given.device, "--batch-size", str(given.batch_size)]
+        words += (["--data", str(given.data.absolute())] if given.data else []) + ["--quick"] * given.quick
+        results, failed = together.measure_all(names, words, _say)
+    rows, where = together.table(results, failed), together.machine()
+    for path in given.out or []:
+        together.write(path, rows, where)
+    if given.into:
+        together.put_into(given.into, rows, where)
+    text = (together.markdown if given.markdown else together.text)(rows, where)
+    _answer(given, {"benches": results, "table": rows, "machine": where}, text)
+    return EXIT_ERROR if failed else 0
 
 
 def _bench_options(name: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -1556,8 +1574,9 @@ def _bench_options(name: str, given: argparse.Namespace) -> dict[str, Any]:
     if data is None:
         data = Path(tempfile.gettempdir()) / "breakhis-dashboard-bench-sample"
         write_sample(data, seed=0)
-    device = {"device": given.device, "batch_size": given.batch_size} if name == "train" else {}
-    return {"manifest": load_dataset(data), **device}
+    device = {"device": given.device} if name == "train" else {}
+    batch = {"batch_size": given.batch_size} if name == "train" and given.batch_size else {}
+    return {"manifest": load_dataset(data), **device, **batch}
 
 
 # -- processes --------------------------------------------------------------------------------------
