@@ -26,6 +26,7 @@ from engine.data.manifest import SPLITS, order_magnifications
 from engine.errors import EngineError, ShareError
 from engine.report.colours import run_colours
 from engine.runs import catalog
+from engine.runs.config import NETWORKS
 from engine.runs.folder import RunFolder, provenance
 
 Progress = Callable[[int, int], object]
@@ -399,13 +400,18 @@ def case_errors(group: Group) -> pd.DataFrame:
 def _pictures(
     parts: Sequence[RunPart], groups: Sequence[Group], folders: dict[str, RunFolder], limit: int
 ) -> tuple[Picture, ...]:
-    """Images of mistakes whose files are at hand, with the maps that the run folders already hold."""
+    """Images of mistakes whose files are at hand, with the maps that the run folders hold.
+
+    The best network of each group makes the maps that are missing; ten runs' would take minutes.
+    """
     if limit <= 0:
         return ()
     shown: list[Picture] = []
     for group in groups:
         paths = _image_paths([folders[run_id] for run_id in group.ids])
         wanted = group_errors(group, limit * 2)
+        at_hand = [paths[name] for name in wanted["image_id"] if name in paths][: limit - len(shown)]
+        _make_maps(group, folders, at_hand)
         for row in wanted.to_dict("records"):
             if len(shown) >= limit:
                 return tuple(shown)
@@ -415,6 +421,23 @@ def _pictures(
             with contextlib.suppress(EngineError, OSError):
                 shown.append(_picture({str(key): value for key, value in row.items()}, path, group, folders))
     return tuple(shown)
+
+
+def _make_maps(group: Group, folders: dict[str, RunFolder], paths: list[Path]) -> None:
+    """The default map of these images by the best network of a group, stored in its folder."""
+    able = [
+        entry
+        for entry in group.comparison.entries
+        if folders[entry.id].config().kind in NETWORKS and folders[entry.id].best.is_file()
+    ]
+    if not able or not paths:
+        return
+    from engine.explain.runs import explain_files
+
+    best = max(able, key=lambda entry: np.nan_to_num(entry.scores[HEADLINE].value))
+    with contextlib.suppress(EngineError, OSError):
+        for _ in explain_files(folders[best.id], paths):
+            pass
 
 
 def _image_paths(folders: Sequence[RunFolder]) -> dict[str, Path]:
@@ -453,7 +476,7 @@ def _picture(
 
 
 def _cached_overlay(folder: RunFolder, path: Path, pixels: np.ndarray) -> Iterator[bytes]:
-    """The default map of an image, if the run folder holds it; nothing is computed for a report."""
+    """The default map of an image, if the run folder holds it."""
     from engine.explain.overlay import overlay
     from engine.explain.runs import explain_file
 

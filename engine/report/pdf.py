@@ -27,6 +27,7 @@ from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.platypus import (
     BaseDocTemplate,
+    CondPageBreak,
     Flowable,
     Frame,
     Image,
@@ -105,6 +106,7 @@ def styles() -> dict[str, ParagraphStyle]:
         "h2": style(
             "h2", fontName=bold, fontSize=13, leading=17, spaceBefore=14, spaceAfter=5, keepWithNext=1
         ),
+        "h4": style("h4", fontName=bold, fontSize=10, leading=14, spaceBefore=8, spaceAfter=3),
         "h3": style(
             "h3", fontName=bold, fontSize=10, leading=14, spaceBefore=8, spaceAfter=3, keepWithNext=1
         ),
@@ -371,7 +373,8 @@ def _checklist(contents: Contents) -> list[Flowable]:
         ticked = sum(item.ticked for item in own)
         rows = [[item.number, item.asks, "ticked" if item.ticked else "MISSING", item.where] for item in own]
         parts += [
-            _p(f"{standard}: {ticked} of {len(own)} answered here", "h3"),
+            CondPageBreak(90),  # a heading kept with a table of two pages would leave this one empty
+            _p(f"{standard}: {ticked} of {len(own)} answered here", "h4"),
             _table(["Item", "Asks for", "", "Where"], rows, [0.6, 5, 1, 3]),
         ]
     return parts

@@ -31,7 +31,8 @@ from typing import IO, Any
 
 from engine import files
 from engine.errors import EngineError, RunError, ShareError, shorten
-from engine.runs.config import KINDS
+from engine.predict import appearance
+from engine.runs.config import KINDS, NETWORKS
 from engine.runs.folder import (
     COMPLETED,
     FINISHED,
@@ -53,6 +54,7 @@ CARRIED = (
     "manifest.csv",
     "metrics.jsonl",
     "pixels.json",
+    appearance.FILE,
     "best.safetensors",
     "predictions/train.csv",
     "predictions/val.csv",
@@ -87,6 +89,12 @@ def write_bundle(folder: RunFolder, target: Path, *, progress: Progress | None =
         ShareError: the run has not ended, a member is gone, or the file cannot be written.
     """
     folders = _with_members(folder)
+    for one in folders:
+        if one.config().kind in NETWORKS and one.best.is_file():
+            with contextlib.suppress(
+                EngineError
+            ):  # where the images are not, nothing is known elsewhere either
+                appearance.of_run(one)
     sources = [(one, name) for one in folders for name in CARRIED if (one.path / name).is_file()]
     total = sum((one.path / name).stat().st_size for one, name in sources)
     done = 0
@@ -419,6 +427,8 @@ def _check_run(folder: RunFolder, data_root: str) -> None:
         if (folder.path / "manifest.csv").is_file():
             _check_manifest(folder)
         folder.metrics()
+        if (folder.path / appearance.FILE).is_file():
+            appearance.Appearance.from_record(files.read_json(folder.path / appearance.FILE) or {})
         label = files.read_json(folder.path / "label.json") or {}
     except ShareError:
         raise

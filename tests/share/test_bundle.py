@@ -263,3 +263,23 @@ def test_viewers_may_not_import(zipped, tmp_path):
     finally:
         access.serve(None)
     assert not (tmp_path / "there").exists()
+
+
+def test_what_training_images_look_like_travels_and_a_forged_one_is_refused(trained, zipped, tmp_path):
+    """An imported run warns of unlike images though its training images are elsewhere."""
+    import numpy as np
+
+    from engine.predict import appearance
+
+    drawn = np.random.default_rng(0)
+    looks = [appearance.Look(drawn.normal(size=6), drawn.normal(size=5)) for _ in range(40)]
+    made = appearance.fit(looks, [f"case {k % 8}" for k in range(40)], ["100X"] * 40)
+    (trained.path / appearance.FILE).write_text(json.dumps(made.as_record()), encoding="utf-8")
+    source = bundle.write_bundle(trained, tmp_path / "with.zip")
+    (imported,) = bundle.read_bundle(source, tmp_path / "elsewhere")
+    assert appearance.of_run(imported).stain_limit == pytest.approx(made.stain_limit)
+    (trained.path / appearance.FILE).write_text('{"schema": 1, "stain": []}', encoding="utf-8")
+    forged = bundle.write_bundle(trained, tmp_path / "forged.zip")
+    (trained.path / appearance.FILE).unlink()
+    with pytest.raises(ShareError, match="cannot be read"):
+        bundle.read_bundle(forged, tmp_path / "elsewhere2")
