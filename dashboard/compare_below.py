@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import cached, compare_curves, compare_table, compare_view, gallery, selection, widgets
 from dashboard.compare_view import Asked, Line, View
 from engine.analysis import comparison, intervals, metrics, review
-from engine.analysis.comparison import Aligned
+from engine.analysis.alignment import Aligned
 from engine.analysis.intervals import Estimate
 from engine.report import figures
 from engine.runs.folder import Summary

@@ -21,7 +21,8 @@ from dashboard import (
 )
 from dashboard.compare_view import MODES, SPLITS, Line, View
 from engine.analysis import metrics, operating, review
-from engine.analysis.comparison import Aligned, Comparison
+from engine.analysis.alignment import Aligned
+from engine.analysis.comparison import Comparison
 from engine.analysis.operating import Rule
 from engine.report import confusion, score_table
 from engine.runs import results

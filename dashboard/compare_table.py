@@ -274,7 +274,7 @@ _TABLE_STYLE = """<style>
 .bh-scores small{font-size:.73rem;opacity:.75}.bh-scores .bh-best{font-weight:700}
 .bh-scores .bh-clear{font-weight:700;opacity:1}
 .bh-scores .bh-base td,.bh-scores .bh-base th{opacity:.72;font-weight:400}
-.bh-scores .bh-reference>*{background:color-mix(in srgb,currentColor 6%,var(--st-background-color,Canvas))}
+.bh-scores tr.bh-reference>td,.bh-scores tr.bh-reference>th:first-child{background:color-mix(in srgb,currentColor 6%,var(--st-background-color,Canvas))}
 .bh-scores .bh-wait{opacity:.5}.bh-scores sup{color:#A06A00}
 .bh-leakmark{color:var(--st-red-color,#B3261E);font-size:.8rem;font-weight:600;white-space:nowrap}
 </style>"""

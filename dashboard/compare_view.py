@@ -15,7 +15,8 @@ import streamlit as st
 
 from dashboard import cached, places, selection, widgets
 from engine.analysis import comparison, metrics, operating, review
-from engine.analysis.comparison import Aligned, Comparison, Entry
+from engine.analysis.alignment import Aligned
+from engine.analysis.comparison import Comparison, Entry
 from engine.analysis.operating import Rule
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError, PredictionsError

@@ -17,8 +17,9 @@ import streamlit as st
 
 from dashboard import cached, places
 from engine.analysis import comparison, diversity, ensemble, fitting, intervals, metrics, roles, subsets
+from engine.analysis.draws import Difference, statistic
 from engine.analysis.ensemble import Combined, Cube, Fitted
-from engine.analysis.intervals import Difference, Estimate, statistic
+from engine.analysis.intervals import Estimate
 from engine.analysis.metrics import Outcome
 from engine.analysis.predictions import classes_of
 from engine.analysis.roles import Caution

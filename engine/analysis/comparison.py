@@ -2,10 +2,7 @@
 
 Entries are compared on the images they have in common, at the same draws of cases, so that every interval
 of a difference is paired. Tests: sign-flip permutation over cases (the honest one), exact McNemar over
-images (labelled, because it ignores that images share patients), Holm over the comparisons made.
-
-References: McNemar, Psychometrika 12:153, 1947; Holm, Scand. J. Stat. 6:65, 1979; Good, Permutation,
-Parametric and Bootstrap Tests of Hypotheses, 2005, chapter 3 (exchanging whole clusters).
+images (labelled, because it ignores that images share patients), Holm over the comparisons made (`paired`).
 """
 
 from __future__ import annotations
@@ -17,10 +14,12 @@ import numpy as np
 import pandas as pd
 
 from engine.analysis import intervals, metrics
-from engine.analysis.intervals import DRAWS, Difference, Estimate, Resample, statistic
+from engine.analysis.alignment import Aligned, align
+from engine.analysis.draws import DRAWS, Difference, statistic
+from engine.analysis.intervals import Estimate, Resample
 from engine.analysis.metrics import DEFAULT_SCORES, Outcome
+from engine.analysis.paired import FLIPS, McNemar, holm, mcnemar, sign_flip
 from engine.analysis.predictions import (
-    GROUP_COLUMNS,
     classes_of,
     confusion,
     labels,
@@ -29,236 +28,8 @@ from engine.analysis.predictions import (
 )
 from engine.errors import PredictionsError, shorten
 
-FLIPS = 5_000
 UNSURE = 0.65  # an image is unsure below this probability of its predicted class
 CONFIDENT = 0.9  # and confident from this on
-
-
-@dataclass(frozen=True, eq=False)
-class Aligned:
-    """Tables of the same images in the same order.
-
-    dropped: per id, how many of its images another entry lacks. note: one sentence, empty if none dropped.
-    """
-
-    tables: dict[str, pd.DataFrame]
-    classes: tuple[str, ...]
-    dropped: dict[str, int]
-    note: str
-
-    @property
-    def ids(self) -> list[str]:
-        return list(self.tables)
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """image_id and the group columns, as all entries share them."""
-        first = next(iter(self.tables.values()))
-        return first[["image_id", *GROUP_COLUMNS, *[c for c in ("fold",) if c in first.columns]]]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.tables.values())))
-
-
-def align(tables: Mapping[str, pd.DataFrame]) -> Aligned:
-    """Reduce tables to their common images; what one entry does not know (case, ...) comes from the others.
-
-    Raises:
-        PredictionsError: no table, different classes, images predicted twice, no common image, or labels
-            that contradict each other.
-    """
-    if not tables:
-        raise PredictionsError("There is nothing to compare", remedy="Choose at least one entry")
-    classes = _same_classes(tables)
-    keys = _keys(tables)
-    rows = _common_rows(keys)
-    common = len(next(iter(rows.values())))
-    if not common:
-        first, second = (*tables, *tables)[:2]  # a single empty table has no image either
-        raise PredictionsError(
-            "The entries have no image in common",
-            found=f"for example {_example(tables[first])} in {first} and {_example(tables[second])} in {second}",
-            remedy="Compare entries that were tested on the same images (same protocol, fold and split)",
-        )
-    picked = {name: table.iloc[rows[name]].reset_index(drop=True) for name, table in tables.items()}
-    dropped = {name: len(table) - common for name, table in tables.items()}
-    shared = _shared_groups(picked)
-    picked = {name: frame.assign(**shared) for name, frame in picked.items()}
-    return Aligned(picked, classes, dropped, _note(dropped, common))
-
-
-def _common_rows(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Row positions of the common keys, in the order of the first entry."""
-    first = next(iter(keys.values()))
-    if all(np.array_equal(first, own) for own in keys.values()):
-        return dict.fromkeys(keys, np.arange(len(first)))
-    places = {name: {key: row for row, key in enumerate(own)} for name, own in keys.items()}
-    common = [key for key in first if all(key in place for place in places.values())]
-    return {name: np.array([place[key] for key in common], dtype=int) for name, place in places.items()}
-
-
-def _same_classes(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
-    found = {name: classes_of(table) for name, table in tables.items()}
-    if len(set(found.values())) > 1:
-        raise PredictionsError(
-            "The entries predict different classes",
-            found="; ".join(f"{name}: {', '.join(classes)}" for name, classes in found.items()),
-            remedy="Compare entries of one task",
-        )
-    return next(iter(found.values()))
-
-
-def _keys(tables: Mapping[str, pd.DataFrame]) -> dict[str, np.ndarray]:
-    """What identifies a row: image_id; with the fold where an image was tested in several folds."""
-    repeated = [name for name, table in tables.items() if table["image_id"].duplicated().any()]
-    if not repeated:
-        return {name: table["image_id"].astype(str).to_numpy(dtype=object) for name, table in tables.items()}
-    keys = {}
-    for name, table in tables.items():
-        folds = table["fold"].astype(str) if "fold" in table.columns else pd.Series("", index=table.index)
-        both = table["image_id"].astype(str) + "\t" + folds
-        keys[name] = both.to_numpy(dtype=object)
-        if both.duplicated().any():
-            ids = table.loc[both.duplicated(), "image_id"].astype(str).tolist()
-            raise PredictionsError(
-                f"{name} predicts some images more than once",
-                found=shorten(ids),
-                remedy="Choose one split (test) or one fold",
-            )
-    return keys
-
-
-def _example(table: pd.DataFrame) -> str:
-    return str(table["image_id"].iloc[0]) if len(table) else "no images"
-
-
-def _shared_groups(picked: Mapping[str, pd.DataFrame]) -> dict:
-    """Group columns filled from the first entry that knows them; labels must not contradict."""
-    shared = {}
-    for column in GROUP_COLUMNS:
-        first = next(iter(picked.values()))[column].astype(str)
-        if all(first.equals(frame[column].astype(str)) for frame in picked.values()):
-            shared[column] = first.array
-            continue
-        values = np.full(len(next(iter(picked.values()))), "", dtype=object)
-        for name, frame in picked.items():
-            own = frame[column].astype(str).to_numpy(dtype=object)
-            clash = (values != "") & (own != "") & (values != own)
-            if column == "label" and clash.any():
-                where = int(np.flatnonzero(clash)[0])
-                raise PredictionsError(
-                    f"The labels of {name} contradict those of the other entries",
-                    found=f"{int(clash.sum())} images, for example {frame['image_id'].iloc[where]}: "
-                    f"{own[where]} and {values[where]}",
-                    remedy="Correct the label column, or leave it out: labels are then taken from the others",
-                )
-            values = np.where(values == "", own, values)
-        shared[column] = values.astype(str)
-    return shared
-
-
-def _note(dropped: Mapping[str, int], common: int) -> str:
-    losing = {name: count for name, count in dropped.items() if count}
-    if not losing:
-        return ""
-    parts = shorten([f"{name} loses {count:,}" for name, count in losing.items()])
-    return f"Only the {common:,} images that all entries predict are compared ({parts})"
-
-
-# --- tests ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Exact two-sided McNemar test. first_only: images only the first has right; second_only likewise."""
-
-    first_only: int
-    second_only: int
-    p: float
-    label: str = "image level, ignores clustering"
-
-
-def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> McNemar:
-    """Exact McNemar test of two sets of right / wrong (images,) bool; p is 1 without discordant images."""
-    from scipy.special import bdtr
-
-    b, c = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
-    p = min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
-    return McNemar(b, c, p)
-
-
-def sign_flip(name: str, first: Outcome, second: Outcome, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """Two-sided permutation p of a score's difference: the two models are exchanged, whole cases at a time.
-
-    Every score is handled alike, rank scores included: both models' images stand in one table and each
-    exchange takes a case's images from one or from the other. All 2^cases exchanges where they are fewer
-    than `flips`, otherwise a random sample. nan where the score is undefined.
-    """
-    groups = intervals.clusters(first)
-    size = groups.size
-    both = _stack(first, second)
-    doubled = intervals.Clusters(
-        np.concatenate([groups.unit, groups.unit + size]), np.tile(groups.stratum, 2), groups.kind
-    )
-    if groups.kind != "case" and metrics.score_of(name).family == "patient":
-        return float("nan")
-    if groups.kind == "case" and (first.case < 0).any():
-        both = _own_cases(both, doubled)
-    measure = statistic(name, both, doubled)
-    exact = 2.0**size <= flips
-    if exact:
-        swap = ((np.arange(2**size)[:, None] >> np.arange(size)) & 1).astype(np.float32)
-    else:
-        swap = np.random.default_rng(seed).integers(0, 2, size=(flips, size)).astype(np.float32)
-
-    def gap(kept: np.ndarray) -> np.ndarray:
-        return measure.at(np.hstack([kept, 1 - kept])) - measure.at(np.hstack([1 - kept, kept]))
-
-    seen = float(gap(np.ones((1, size), dtype=np.float32))[0])
-    if np.isnan(seen):
-        return float("nan")
-    extreme = int((np.abs(gap(1 - swap)) >= abs(seen) - 1e-9).sum())
-    return extreme / len(swap) if exact else (extreme + 1) / (len(swap) + 1)
-
-
-def _stack(first: Outcome, second: Outcome) -> Outcome:
-    """Both models' images in one outcome, the second's cases numbered after the first's."""
-    present = np.unique(first.case[first.case >= 0])
-    case = np.where(first.case >= 0, np.searchsorted(present, first.case), -1)
-    names = tuple(first.cases[k] for k in present)
-    return Outcome(
-        first.classes,
-        np.tile(first.true, 2),
-        np.vstack([first.probs, second.probs]),
-        np.concatenate([first.guess, second.guess]),
-        np.concatenate([case, np.where(case >= 0, case + len(names), -1)]),
-        names + names,
-        first.threshold,
-    )
-
-
-def _own_cases(both: Outcome, doubled: intervals.Clusters) -> Outcome:
-    """Images of unknown case as cases of their own, so that every unit is a case."""
-    return Outcome(
-        both.classes,
-        both.true,
-        both.probs,
-        both.guess,
-        doubled.unit,
-        tuple(map(str, range(doubled.size))),
-        both.threshold,
-    )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment; nan stays nan and is not counted as a comparison."""
-    values = np.asarray(p_values, dtype=float)
-    adjusted = np.full(len(values), np.nan)
-    known = np.flatnonzero(np.isfinite(values))
-    order = known[np.argsort(values[known], kind="stable")]
-    steps = values[order] * (len(order) - np.arange(len(order)))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(order) else []
-    return [float(number) for number in adjusted]
 
 
 # --- the comparison ------------------------------------------------------------------------------------

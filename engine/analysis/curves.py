@@ -9,13 +9,18 @@ References: Vickers & Elkin, Med. Decis. Making 26:565, 2006 (decision curves); 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
-from engine.analysis import intervals, metrics
-from engine.analysis.intervals import Resample
+from engine.analysis import draws, metrics
 from engine.analysis.metrics import Outcome
+from engine.analysis.proportions import wilson
 from engine.errors import PredictionsError
+
+if TYPE_CHECKING:
+    from engine.analysis.intervals import Resample
 
 GRID = 101
 
@@ -76,7 +81,7 @@ def curve_band(
     band of precision).
     """
     up, score = _positive(result, positive)
-    order, ends = intervals._descending(score)
+    order, ends = draws._descending(score)
     groups = sample.groups
     grid = np.linspace(0 if kind == "roc" else 0.01, 1, GRID)  # precision at recall 0 is undefined
     if kind not in ("roc", "precision_recall"):
@@ -113,7 +118,7 @@ def reliability(
     for k in np.unique(group):
         inside = group == k
         hits, n = int(up[inside].sum()), int(inside.sum())
-        low, high = intervals.wilson(hits, n, level)
+        low, high = wilson(hits, n, level)
         rows.append((k / bins, (k + 1) / bins, n, score[inside].mean(), hits / n, low, high))
     names = ["low", "high", "n", "predicted", "observed", "observed_low", "observed_high"]
     return pd.DataFrame(rows, columns=names)
@@ -153,7 +158,7 @@ def risk_coverage(result: Outcome, confidence: np.ndarray | None = None) -> pd.D
     sure = result.probs[np.arange(len(result)), result.guess] if confidence is None else confidence
     if not len(sure):
         return pd.DataFrame(columns=["coverage", "risk", "confidence", "n"], dtype=float)
-    order, ends = intervals._descending(np.asarray(sure, dtype=float))
+    order, ends = draws._descending(np.asarray(sure, dtype=float))
     wrong = np.cumsum(result.true[order] != result.guess[order])[ends]
     return pd.DataFrame(
         {

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from engine.analysis import metrics
-from engine.analysis.comparison import Aligned, align
+from engine.analysis.alignment import Aligned, align
 from engine.analysis.predictions import CLIP, GROUP_COLUMNS, labels, logits, probabilities, validate
 from engine.errors import EnsembleError, shorten
 

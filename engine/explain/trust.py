@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from engine.analysis.intervals import DRAWS, Clusters, Estimate, Resample, draw_weights
+from engine.analysis.draws import DRAWS, Clusters, draw_weights
+from engine.analysis.intervals import Estimate, Resample
 from engine.errors import ExplainError
 
 CONTROL = "randomcam"

@@ -132,7 +132,8 @@ def figure(
             selected={"marker": {"opacity": 0}}, unselected={"marker": {"opacity": 0}},
         )
     )  # fmt: skip
-    height = HEAD_PX + len(rows) * (size * CELL_PX + GAP_PX) - GAP_PX + LAST_PX
+    last = LAST_PX + (14 if narrow else 0)  # two lines stand under a narrow matrix
+    height = HEAD_PX + len(rows) * (size * CELL_PX + GAP_PX) - GAP_PX + last
     drawn.update_layout(
         height=height,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
@@ -143,7 +144,7 @@ def figure(
         plot_bgcolor="rgba(0,0,0,0)",
         paper_bgcolor="rgba(0,0,0,0)",
     )
-    bottom = len(rows) * step_y - (GAP_PX - LAST_PX) / CELL_PX
+    bottom = len(rows) * step_y - (GAP_PX - last) / CELL_PX
     drawn.update_xaxes(visible=False, fixedrange=True, range=[-label_x, room])
     drawn.update_yaxes(visible=False, fixedrange=True, range=[bottom, -HEAD_PX / CELL_PX])
     return drawn

@@ -12,12 +12,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from engine.analysis.intervals import Estimate
+if TYPE_CHECKING:
+    from engine.analysis.intervals import Estimate
 
 BENIGN, MALIGNANT, ACCENT, LEAKAGE = "#0072B2", "#D55E00", "#5B3E8F", "#B3261E"
 CLASS_COLOURS = {"benign": BENIGN, "malignant": MALIGNANT}

@@ -16,7 +16,8 @@ import pandas as pd
 
 from engine import files
 from engine.analysis import review
-from engine.analysis.comparison import Comparison, Entry, align, compare
+from engine.analysis.alignment import align
+from engine.analysis.comparison import Comparison, Entry, compare
 from engine.analysis.importing import read_foreign
 from engine.analysis.operating import Rule, threshold_by
 from engine.analysis.predictions import classes_of

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from engine.analysis import comparison, metrics
-from engine.analysis.comparison import Entry, align, compare, holm, mcnemar, sign_flip
+from engine.analysis.alignment import align
+from engine.analysis.comparison import Entry, compare
+from engine.analysis.paired import holm, mcnemar, sign_flip
 from engine.analysis.predictions import validate
 from engine.errors import PredictionsError
 

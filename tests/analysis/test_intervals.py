@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import intervals, metrics
+from engine.analysis import draws, intervals, metrics
 from engine.analysis.predictions import validate
 from engine.errors import PredictionsError
 
@@ -46,20 +46,20 @@ def repeated(result: metrics.Outcome, unit: np.ndarray, weights: np.ndarray) -> 
 @pytest.mark.parametrize("name", list(metrics.SCORES))
 def test_each_draw_equals_scoring_the_drawn_images_one_by_one(name, classes):
     result = metrics.outcome(clustered(1, classes=classes))
-    groups = intervals.clusters(result)
-    weights = intervals.draw_weights(groups, draws=6, seed=3)
-    fast = intervals.statistic(name, result, groups).at(weights)
+    groups = draws.clusters(result)
+    weights = draws.draw_weights(groups, draws=6, seed=3)
+    fast = draws.statistic(name, result, groups).at(weights)
     slow = [metrics.value(name, repeated(result, groups.unit, row)) for row in weights]
     assert fast == pytest.approx(np.array(slow), abs=2e-6)
 
 
 @pytest.mark.parametrize("name", ["auroc", "average_precision", "accuracy", "nll"])
 def test_image_level_draws_equal_scoring_the_drawn_images_one_by_one(name, monkeypatch):
-    monkeypatch.setattr(intervals, "MANY_UNITS", 10)
+    monkeypatch.setattr(draws, "MANY_UNITS", 10)
     result = metrics.outcome(clustered(2))
-    groups = intervals.clusters(result, "image")
-    weights = intervals.draw_weights(groups, draws=6, seed=3)
-    fast = intervals.statistic(name, result, groups).at(weights)
+    groups = draws.clusters(result, "image")
+    weights = draws.draw_weights(groups, draws=6, seed=3)
+    fast = draws.statistic(name, result, groups).at(weights)
     slow = [metrics.value(name, repeated(result, groups.unit, row)) for row in weights]
     assert fast == pytest.approx(np.array(slow), abs=2e-6)
 
@@ -67,9 +67,9 @@ def test_image_level_draws_equal_scoring_the_drawn_images_one_by_one(name, monke
 @pytest.mark.parametrize("name", [n for n in metrics.SCORES if n != "average_precision"])
 def test_influence_is_the_derivative_by_each_weight(name):
     result = metrics.outcome(clustered(4))
-    groups = intervals.clusters(result)
-    measure = intervals.statistic(name, result, groups)
-    weights = intervals.draw_weights(groups, 1, 1).astype(float) + 1
+    groups = draws.clusters(result)
+    measure = draws.statistic(name, result, groups)
+    weights = draws.draw_weights(groups, 1, 1).astype(float) + 1
     exact = measure.influence(weights)[0]
     step = 1e-5
     moved = weights + step * np.eye(groups.size)
@@ -79,8 +79,8 @@ def test_influence_is_the_derivative_by_each_weight(name):
 
 def test_draws_keep_the_number_of_cases_of_each_class():
     result = metrics.outcome(clustered(0, 5, 9))
-    groups = intervals.clusters(result)
-    weights = intervals.draw_weights(groups, 200, 0)
+    groups = draws.clusters(result)
+    weights = draws.draw_weights(groups, 200, 0)
     assert (weights[:, groups.stratum == 0].sum(axis=1) == 5).all()
     assert (weights[:, groups.stratum == 1].sum(axis=1) == 9).all()
 
@@ -105,11 +105,11 @@ def test_bca_agrees_with_scipy_on_one_sample():
         np.arange(40),
         tuple("x" * 40),
     )
-    groups = intervals.clusters(result)
-    measure = intervals._Ratio(values, np.ones(40))
-    weights = intervals.draw_weights(groups, 20000, 0)
+    groups = draws.clusters(result)
+    measure = draws._Ratio(values, np.ones(40))
+    weights = draws.draw_weights(groups, 20000, 0)
     ours = intervals.bca_interval(
-        values.mean(), measure.at(weights), measure.at(intervals.jackknife_weights(groups)), groups
+        values.mean(), measure.at(weights), measure.at(draws.jackknife_weights(groups)), groups
     )
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="BCa", rng=1).confidence_interval
     assert ours == pytest.approx(tuple(theirs), abs=0.02)
