@@ -71,13 +71,14 @@ def test_a_failure_is_a_sentence_and_an_exit_code(words, tmp_path, capsys, monke
     assert said.err.rstrip().endswith(".") or said.err.rstrip().endswith("?")
 
 
-def test_json_is_exactly_one_document(finished_run, runs_dir):
+def test_json_is_exactly_one_document(finished_run, runs_dir, capsys):
     listed = documented(engine("runs", "--runs", runs_dir, "--json"))
     assert [run["id"] for run in listed["runs"]] == [finished_run.id]
-    shown = documented(engine("show", finished_run.id, "--runs", runs_dir, "--json"))
+    assert cli.main(["show", finished_run.id, "--runs", str(runs_dir), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
     assert (shown["state"], shown["audit"]["level"]) == ("completed", "clean")
-    resumed = documented(engine("resume", finished_run.id, "--runs", runs_dir, "--json"))
-    assert "nothing to resume" in resumed["message"]
+    assert cli.main(["resume", finished_run.id, "--runs", str(runs_dir), "--json"]) == 0
+    assert "nothing to resume" in json.loads(capsys.readouterr().out)["message"]
 
 
 def test_compare_gives_matrices_in_label_order(make_run, runs_dir):
@@ -90,15 +91,15 @@ def test_compare_gives_matrices_in_label_order(make_run, runs_dir):
         assert 0 <= run["accuracy"] <= 1
 
 
-def test_delete_and_restore(finished_run, runs_dir):
-    documented(engine("delete", finished_run.id, "--runs", runs_dir, "--json"))
-    gone = engine("show", finished_run.id, "--runs", runs_dir)
-    assert gone.returncode != 0
-    assert "trash" in gone.stderr
-    documented(engine("restore", finished_run.id, "--runs", runs_dir, "--json"))
-    assert (
-        documented(engine("show", finished_run.id, "--runs", runs_dir, "--json"))["name"] == finished_run.name
-    )
+def test_delete_and_restore(finished_run, runs_dir, capsys):
+    name, where = finished_run.name, ["--runs", str(runs_dir)]
+    assert cli.main(["delete", finished_run.id, *where]) == 0
+    assert cli.main(["show", finished_run.id, *where]) != 0
+    assert "trash" in capsys.readouterr().err
+    assert cli.main(["restore", finished_run.id, *where]) == 0
+    capsys.readouterr()
+    assert cli.main(["show", finished_run.id, *where, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == name
 
 
 @pytest.mark.slow
