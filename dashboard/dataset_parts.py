@@ -90,7 +90,7 @@ def summary_line(manifest: Manifest, inventory: Inventory) -> None:
 # --- contents ------------------------------------------------------------------------------------------
 def contents(root: str, manifest: Manifest, inventory: Inventory) -> None:
     """Counts per class and magnification, per subtype, against the official release; problems by file."""
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns([6, 5], gap="medium")
     with left:
         st.subheader("Images per class and magnification", anchor=False)
         fig, alt = counts_figure(inventory.counts)
@@ -106,7 +106,7 @@ def contents(root: str, manifest: Manifest, inventory: Inventory) -> None:
             st.dataframe(
                 table,
                 hide_index=True,
-                height=36 * (len(table) + 1) + 3,
+                height=35 * (len(table) + 1) + 3,
                 column_config={
                     "Class": st.column_config.TextColumn(width=80),
                     "Subtype": st.column_config.TextColumn(width=165),

@@ -102,6 +102,37 @@ def test_delete_and_restore(finished_run, runs_dir, capsys):
     assert json.loads(capsys.readouterr().out)["name"] == name
 
 
+def test_a_split_of_one_magnification_has_its_hash_and_composition(tmp_path, capsys):
+    import fabricate
+
+    fabricate.write_images(tmp_path / "data", cases=6, images=1)
+    out = tmp_path / "split.csv"
+    words = ["split", str(tmp_path / "data"), "--magnification", "40X,100X", "--out", str(out), "--json"]
+    assert cli.main(words) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(record["split_hash"]) == 64
+    assert {row["magnification"] for row in record["composition"]} == {"40X", "100X"}
+    assert sum(row["images"] for row in record["composition"]) == sum(record["images"].values())
+    assert {"label", "subtype", "slides", "cases", "split"} <= set(record["composition"][0])
+
+
+def test_the_cache_is_listed_and_forgotten(tmp_path, capsys, monkeypatch):
+    import fabricate
+
+    monkeypatch.setenv("BREAKHIS_CACHE", str(tmp_path / "cache"))
+    fabricate.write_images(tmp_path / "data", cases=3, images=1)
+    assert cli.main(["pack", str(tmp_path / "data"), "--image-size", "32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []
+    assert cli.main(["cache", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["kind"] for entry in listed["entries"]] == ["pixels"]
+    assert listed["bytes"] == listed["entries"][0]["bytes"] > 0
+    assert cli.main(["cache", "--limit", "0", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["bytes"] == 0
+    assert "Forgot 1 copy" in said.err
+
+
 @pytest.mark.slow
 def test_from_the_sample_to_a_split_and_its_audit(tmp_path):
     assert engine("sample", tmp_path / "sample").returncode == 0

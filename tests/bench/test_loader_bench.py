@@ -32,4 +32,5 @@ def test_the_benchmark_reports_every_pipeline(tmp_path):
     }
     assert records["cache"]["ratio"] > 3  # 16 and more at 224 pixels
     assert records["memory growth"]["megabytes"] < 300
+    assert f"augmenting {len(manifest):,} images" in records["memory growth"]["help"]
     assert "cache, DataLoader" in loader.as_text(list(records.values()))

@@ -1,6 +1,9 @@
 """Fingerprints: the same picture is found however it lies or was saved, and hashing goes on where it stopped."""
 
 import io
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from engine.data import hashing
+from engine.data import datasets, hashing
 from engine.data.audit import audit_images
 from engine.data.images import decode, encode_png
 from engine.data.manifest import CLASSES, COLUMNS, Manifest
@@ -89,6 +92,34 @@ def test_hashing_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert len(decoded) == 3
     assert again.sha256 == full.sha256
     assert np.array_equal(again.signs, full.signs)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from engine.data import datasets, hashing
+
+manifest, _ = datasets.inspect(Path(sys.argv[1]))
+hashing.hash_images(manifest, Path(sys.argv[2]), lambda done, total: done == 40 and os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+@pytest.mark.slow
+def test_hashing_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
+    data, store = tmp_path / "data", tmp_path / "store"
+    for label in CLASSES:
+        (data / label).mkdir(parents=True)
+        for number in range(30):
+            (data / label / f"{label}{number}.png").write_bytes(encode_png(texture(number)))
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(data), str(store)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    manifest, _ = datasets.inspect(data)
+    decoded = []
+    monkeypatch.setattr(hashing, "decode", lambda *given: decoded.append(1) or decode(*given))
+    again = hashing.hash_images(manifest, store)
+    assert len(decoded) == 60 - 32  # what it had written, a portion at a time, is not done again
+    assert again.sha256 == hashing.hash_images(manifest, tmp_path / "other").sha256
 
 
 def test_an_unreadable_image_is_a_problem_not_a_crash(tmp_path):
