@@ -34,9 +34,10 @@ def draw(
     st.html(_BUTTON_STYLE)
     effects = _effects(choice, split)
     colours = widgets.run_colours()
+    problems = ensemble_view.fit_problems([summary.id for summary in summaries], choice, split)
     items = []
     for summary in summaries:
-        problem, refused = ensemble_view.fit_problem(summary.id, choice, split)
+        problem, refused = problems.get(summary.id, ("", False))
         items.append(
             tick_list.Item(
                 summary.id,
@@ -53,8 +54,8 @@ def draw(
 
 
 def _undo_buttons(title: str) -> None:
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        st.markdown(title)
+    st.markdown(title)
+    with st.container(horizontal=True, gap="small", vertical_alignment="center", key="ens_steps"):
         st.button(
             "Undo", key="ens_undo", icon=":material/undo:", type="tertiary",
             disabled=not ensemble_choice.can_undo(), on_click=ensemble_choice.undo, shortcut="Ctrl+Z",
@@ -84,7 +85,7 @@ def _note(summary: Summary, by_id: Mapping[str, Summary], effects: Mapping[str, 
     else:
         parts.append("no validation predictions")
     if summary.id in effects:
-        parts.append(f"adds {effects[summary.id]:+.3f}".replace("-", "−"))
+        parts.append(f"adds {effects[summary.id] + 0.0:+.3f}".replace("-", "−").replace("−0.000", "+0.000"))
     lines = [" · ".join(parts)]
     cost = ensemble_view.cost(summary.id, by_id).text
     if cost:
@@ -171,7 +172,7 @@ def _search_buttons(mates: Sequence[str], choice: Choice) -> None:
             if few else f"A search takes up to {subsets.MAX_SEARCH} runs; {len(able)} are here.",
         )  # fmt: skip
         st.number_input(
-            "Size", 1, len(able), min(5, len(able)), key="ens_size", width=110, label_visibility="collapsed"
+            "Size", 1, len(able), min(5, len(able)), key="ens_size", width=64, label_visibility="collapsed"
         )
         st.button(
             "Greedy", key="ens_greedy", on_click=_greedy, args=(able, choice),

@@ -197,6 +197,13 @@ def _trained_on(path: str, stamp: tuple) -> results.TrainedOn:
 
 def seen(members: Sequence[str], split: str) -> tuple[int, list[str], list[str]]:
     """(images left out because a member was trained on them, cases seen in training, members unknown)."""
+    return _seen(tuple(members), split, _key(members, split), _trained_key(members))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _seen(
+    members: tuple[str, ...], split: str, keys: tuple, trained: tuple
+) -> tuple[int, list[str], list[str]]:
     images: set[str] = set()
     cases: set[str] = set()
     for run_id in members:
@@ -600,24 +607,30 @@ def cost(run_id: str, by_id: Mapping[str, Summary]) -> Cost:
     return Cost(size or float("nan"), float(own) if own else float("nan"))
 
 
-def fit_problem(run_id: str, choice: Choice, split: str) -> tuple[str, bool]:
-    """(what adding a run would cost the choice, whether it cannot be added), judged per scored image.
+def fit_problems(ids: Sequence[str], choice: Choice, split: str) -> dict[str, tuple[str, bool]]:
+    """Run -> (what adding it would cost the choice, whether it cannot be added), judged per scored image.
 
-    Empty where it fits: the same images, none of which it was trained on, and no case it has seen.
+    Only runs with something to say: others have the same images, none of which they were trained on, and saw no
+    case of them.
     """
-    if not choice.members or run_id in choice.members:
-        return "", False
+    found: dict[str, tuple[str, bool]] = {}
+    if not choice.members:
+        return found
     try:
-        return _fit_problem(
-            run_id, choice.members, split, _key((*choice.members, run_id), split), _trained_key((run_id,))
-        )
-    except EngineError:
-        return "", False
+        own = _key(choice.members, split)
+        for run_id in set(ids) - set(choice.members):
+            keys = (own, _key([run_id], split), _trained_key([run_id]))
+            problem = _fit_problem(run_id, choice.members, split, *keys)
+            if problem[0]:
+                found[run_id] = problem
+    except EngineError:  # the choice itself does not fit together: the right side says so
+        return {}
+    return found
 
 
 @st.cache_data(max_entries=1024, show_spinner=False)
 def _fit_problem(
-    run_id: str, members: tuple[str, ...], split: str, keys: tuple, trained: tuple
+    run_id: str, members: tuple[str, ...], split: str, own: tuple, keys: tuple, trained: tuple
 ) -> tuple[str, bool]:
     if split not in cached.run(run_id).predicted_splits():
         return f"no {SPLITS[split]} predictions", True

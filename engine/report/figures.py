@@ -506,9 +506,10 @@ def agreement_map(
         )
     )  # fmt: skip
     left, below = 190, 120
+    spare = max(0, 430 - left - size * cell)  # so that the title has room over few members
     fig.update_layout(
-        template=template(dark), width=left + size * cell, height=40 + (size - 1) * cell + below,
-        margin={"l": left, "r": cell, "t": 36, "b": below}, clickmode="event+select", dragmode=False,
+        template=template(dark), width=left + size * cell + spare, height=40 + (size - 1) * cell + below,
+        margin={"l": left, "r": cell + spare, "t": 36, "b": below}, clickmode="event+select", dragmode=False,
         title={"text": plain(title), "y": 1, "yanchor": "top", "pad": {"t": 8}},
     )  # fmt: skip
     bare = {"showgrid": False, "showline": False, "zeroline": False, "ticks": "", "automargin": False}
@@ -639,7 +640,7 @@ def role_map(
     own, titles = tone(dark), names or {}
     members = [name for name in table.columns if name != "case"]
     scored = len(table) if scored is None else scored
-    cell = 14 if len(table) <= 60 else 10
+    cell = 20 if len(table) <= 30 else 14 if len(table) <= 60 else 11
     fig = go.Figure()
     cells: dict[str, list[tuple[int, int, list[str]]]] = {role: [] for role in ROLE_STYLES}
     for r, member in enumerate(members):
@@ -664,8 +665,8 @@ def role_map(
         fig.add_vline(x=scored - 0.5, line={"color": own.ink, "width": 1.5})
     width = 200 + max(cell * len(table), 300) + 20
     fig.update_layout(
-        template=template(dark), width=width, height=120 + 26 * len(members), margin={"l": 200, "r": 20, "t": 46, "b": 44},
-        legend={"orientation": "h", "x": 0, "y": 1.04, "yanchor": "bottom"},
+        template=template(dark), width=width, height=120 + 26 * len(members), margin={"l": 200, "r": 20, "t": 54, "b": 44},
+        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
     )  # fmt: skip
     bare = {"showgrid": False, "showline": False, "zeroline": False, "ticks": ""}
     rest = f", then {len(table) - scored} others" if scored < len(table) else ""

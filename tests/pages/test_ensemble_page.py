@@ -319,20 +319,19 @@ def test_augmented_predictions_are_what_is_combined_when_the_switch_is_on(three,
 def test_compatibility_is_judged_per_scored_image(three):
     first, second, third = three
     choice = Choice((first.id,))
-    assert ensemble_view.fit_problem(second.id, choice, "val") == ("", False)
+    ids = ids_of(three)
+    assert ensemble_view.fit_problems(ids, choice, "val") == {}
     table = third.predictions("val")
     third.write_predictions("val", table.assign(image_id="x" + table["image_id"]))
-    assert ensemble_view.fit_problem(third.id, choice, "val") == (
-        "shares no validation image with the choice",
-        True,
-    )
+    refusal = ("shares no validation image with the choice", True)
+    assert ensemble_view.fit_problems(ids, choice, "val") == {third.id: refusal}
     manifest = second.manifest().table
     scored = first.predictions("val")["image_id"]
     manifest["split"] = np.where(manifest["image_id"].isin(scored.iloc[:4]), "train", manifest["split"])
     manifest.to_csv(second.path / "manifest.csv", index=False)
     config = second.path / "config.json"
     config.write_text(config.read_text() + " ")  # the stamp that the cache goes by
-    problem, refused = ensemble_view.fit_problem(second.id, choice, "val")
+    problem, refused = ensemble_view.fit_problems(ids, choice, "val")[second.id]
     assert "trained on 4 scored images" in problem
     assert "saw" in problem
     assert not refused
