@@ -171,7 +171,7 @@ def verdict(audit: dict) -> str:
     level = level_of(audit)
     return (
         f'<div class="verdict {level}" role="note"><svg width="24" height="24" viewBox="0 0 24 24" aria-hidden="true">'
-        f"{_ICONS[level]}</svg><div><strong>{LEVELS[level]}</strong>{text(audit.get('verdict', ''))}</div></div>"
+        f"{_ICONS[level]}</svg><div><strong>{text(audit.get('title') or LEVELS[level])}</strong>{text(audit.get('verdict', ''))}</div></div>"
     )
 
 
@@ -184,13 +184,15 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], last_is_baseline: bool = False) -> str:
-    head = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
+    """Rows under a header; a header of blanks is left out."""
+    cells = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
+    head = f"<thead><tr>{cells}</tr></thead>" if any(header) else ""
     body = []
     for position, row in enumerate(rows):
         kind = ' class="base"' if last_is_baseline and position == len(rows) - 1 else ""
         cells = "".join(_cell(value) for value in row)
         body.append(f"<tr{kind}>{cells}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    return f'<div class="scroll"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
 def _cell(value: str) -> str:

@@ -96,7 +96,8 @@ def judged_report(
 def _audit(folder: RunFolder, met: summary.Met) -> dict:
     """The badge: red where the model has met what it judges, otherwise that of its own split."""
     if met.images or met.cases:
-        return {"level": "leak", "verdict": summary.met_sentence(met, folder.name)}
+        title = "This model has met these patients"
+        return {"level": "leak", "title": title, "verdict": summary.met_sentence(met, folder.name)}
     return folder.audit()
 
 
