@@ -447,7 +447,7 @@ def _matrices(
     if len(parts) == 2:  # one slice holds all there is: drawn once
         titles = {"all": f"all ({', '.join(titles.get(part, part) for part in parts[:1])})"}
         parts = ["all"]
-    base = view.reference or view.ids[0]
+    base = view.reference or next(iter(view.ids))
     against = rows[base] if mode == "difference" else None
     shown = [rows[line.id] for line in lines if not (against and line.id == base)]
     cell = compare_view.parse_cell(selection.read("cell"), view.ids, whole.classes)
