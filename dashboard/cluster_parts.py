@@ -24,7 +24,7 @@ CONCERNED = (*ACTIVE, UNKNOWN)
 TITLES = {
     "reachable": "The head answers",
     "unreachable": "The head does not answer",
-    "token": "The token is refused",
+    "token": "The token is refused",  # nosec B105 - a sentence
     "room": "Room for a run",
     "shared folder": "A node sees the runs folder",
     "locks": "Its locks are seen here",

@@ -96,7 +96,7 @@ def app(runs_dir: Path, _components_scanned_once: None) -> Callable:
     """
     from streamlit.testing.v1 import AppTest
 
-    def open_page(page: str = "overview", **params: str) -> AppTest:
+    def open_page(page: str = "overview", /, **params: str) -> AppTest:
         at = AppTest.from_file(str(HOME), default_timeout=30)
         at.run()
         if page != "overview" or params:

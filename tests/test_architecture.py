@@ -148,23 +148,6 @@ def test_the_supervisor_needs_no_tables():
     assert not tops(set(loaded.split())) & {"pandas", "numpy"}
 
 
-def test_what_is_refused_everywhere():
-    """Source scan: nothing that executes data, nothing that decodes outside the one function."""
-    banned = ("pickle", "joblib", "torchvision.io", "marshal", "shelve")
-    for path in sources("engine", "dashboard", "pages"):
-        names = imports(path)
-        assert not {name for name in names if name.startswith(banned)}, path
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            name = ast.unparse(call.func)
-            words = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-            assert words.get("shell") != "True", path
-            assert not name.endswith(("cv2.imread", "os.system", "pd.read_pickle")), path
-            assert name not in ("eval", "exec"), path
-            if name == "torch.load":
-                assert words.get("weights_only") == "True", path
-
-
 def test_nothing_names_a_machine():
     """What is committed runs anywhere: no absolute path of a developer's machine."""
     for path in [*sources("engine", "dashboard", "pages", "tests"), ROOT / "README.md"]:

@@ -41,7 +41,7 @@ class Augmenter:
         self.name, self.size, self.geometry = name, size, geometry
         self._pipeline = pipeline
         # One generator of each kind for all transforms, set back for every image: 8 instead of 90 microseconds.
-        self._python, self._numpy = random.Random(0), np.random.Generator(np.random.Philox(0))
+        self._python, self._numpy = random.Random(0), np.random.Generator(np.random.Philox(0))  # nosec B311
         if pipeline is not None:
             # Not Compose.set_random_seed: it hands every transform the same seed, and as each draws its first
             # number from it, horizontal and vertical flips would always happen together (albumentations 2.0.8).

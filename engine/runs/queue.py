@@ -166,7 +166,7 @@ class Queue:
 
         def work(connection: sqlite3.Connection) -> None:
             rows = connection.execute(
-                f"SELECT run_id, priority FROM queue WHERE slot IS NULL ORDER BY {ORDER}"
+                f"SELECT run_id, priority FROM queue WHERE slot IS NULL ORDER BY {ORDER}"  # nosec B608 - a constant
             ).fetchall()
             order = [row[0] for row in rows if row[0] != run_id]
             if len(order) == len(rows):
@@ -193,7 +193,7 @@ class Queue:
             served = list(wants) if wants is not None else []
             which = f"AND wants IN ({','.join('?' * len(served))})" if wants is not None else ""
             row = connection.execute(
-                "UPDATE queue SET slot = ?, claimed_at = ? WHERE run_id = "
+                "UPDATE queue SET slot = ?, claimed_at = ? WHERE run_id = "  # nosec B608 - constants
                 f"(SELECT run_id FROM queue WHERE slot IS NULL AND held = 0 {which} ORDER BY {ORDER} LIMIT 1) "
                 "RETURNING run_id",
                 (slot, time.time(), *served),
@@ -359,7 +359,7 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
 
 def _entries(connection: sqlite3.Connection) -> list[Entry]:
     rows = connection.execute(
-        "SELECT run_id, position, held, slot, priority, wants, claimed_at FROM queue "
+        "SELECT run_id, position, held, slot, priority, wants, claimed_at FROM queue "  # nosec B608 - a constant
         f"ORDER BY slot IS NULL, {ORDER}"
     ).fetchall()
     return [
