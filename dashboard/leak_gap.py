@@ -145,10 +145,23 @@ def draw(record: dict[str, Any]) -> None:
     fig, alt = figure(record)
     widgets.show_figure(
         fig,
-        "Balanced accuracy in five-fold cross-validation with 95% intervals (whole cases drawn); the dotted line is chance.",
+        "Balanced accuracy in five-fold cross-validation with 95% intervals (whole cases drawn); the dotted line is chance."
+        + counts_of(record),
         alt,
         "gap_figure",
     )
+
+
+def counts_of(record: dict[str, Any]) -> str:
+    """How many images and cases the scores are of, and how many images could not be decoded."""
+    first = next((row for row in record["scores"] if "n" in row), None)
+    words = (
+        f" n = {widgets.counted(first['n'], 'image')}, {widgets.counted(first['cases'], 'case')}."
+        if first
+        else ""
+    )
+    left_out = record.get("left_out") or []
+    return words + (f" {widgets.counted(len(left_out), 'image')} could not be decoded." if left_out else "")
 
 
 def figure(record: dict[str, Any]) -> tuple[go.Figure, str]:
@@ -175,12 +188,16 @@ def figure(record: dict[str, Any]) -> tuple[go.Figure, str]:
             marker={"size": 11, "color": colour, "symbol": symbol},
             name=words,
         )
-    fig.add_vline(x=0.5, line={"dash": "dot", "width": 1, "color": "#8A8494"})
+    chance = float(record.get("chance", 0.5))
+    fig.add_vline(x=chance, line={"dash": "dot", "width": 1, "color": "#8A8494"})
     fig.update_layout(
         height=130 + 48 * len(order),
         margin={"l": 10, "r": 10, "t": 10, "b": 40},
         legend={"orientation": "h", "y": 1.22, "x": 0},
-        xaxis={"title": "balanced accuracy", "range": [min(0.4, *(row["low"] - 0.03 for row in rows)), 1.02]},
+        xaxis={
+            "title": "balanced accuracy",
+            "range": [min(chance - 0.1, *(row["low"] - 0.03 for row in rows)), 1.02],
+        },
     )
     fig.update_yaxes(autorange="reversed")
     said = "; ".join(

@@ -37,13 +37,14 @@ class Probe:
     `scores`: representation, split, balanced_accuracy with low and high, accuracy, auroc (two classes only), n,
     cases. `gaps`: representation, gap (image minus case, balanced accuracy) with low and high. Intervals:
     95%, percentile bootstrap of whole cases within class; the gap is paired. `verdict`: one sentence.
-    `left_out`: images that cannot be decoded.
+    `left_out`: images that cannot be decoded. `chance`: balanced accuracy of guessing, one over the classes.
     """
 
     scores: pd.DataFrame
     gaps: pd.DataFrame
     verdict: str
     left_out: tuple[str, ...] = ()
+    chance: float = 0.5
 
     def as_record(self) -> dict:
         return {
@@ -51,6 +52,7 @@ class Probe:
             "gaps": self.gaps.to_dict("records"),
             "verdict": self.verdict,
             "left_out": list(self.left_out),
+            "chance": self.chance,
         }
 
     def as_text(self) -> str:
@@ -110,7 +112,8 @@ def run_probe(
             scores.append(_score(name, split, right[split], probabilities, target, cases, seed))
         gaps.append(_gap(name, right["image"], right["case"], target, cases, seed))
     score_table, gap_table = pd.DataFrame(scores), pd.DataFrame(gaps)
-    return Probe(score_table, gap_table, _verdict(score_table, gap_table))
+    verdict = _verdict(score_table, gap_table)
+    return Probe(score_table, gap_table, verdict, chance=1 / len(manifest.classes))
 
 
 def probe_dataset(

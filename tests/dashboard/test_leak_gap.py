@@ -65,3 +65,12 @@ def test_the_bar_follows_the_probe_phase_by_phase(tmp_path):
     assert leak_gap.progress_of([*lines, "Cross-validation: 30 of 30"])[0] == 1.0
     (tmp_path / "x.log").write_text("\n".join(lines), encoding="utf-8")
     assert leak_gap.log_tail(tmp_path / "x.json") == lines
+
+
+def test_the_counts_are_said_and_chance_is_that_of_the_classes():
+    record = {**RECORD, "chance": 1 / 3, "left_out": ["x.png"]}
+    record["scores"] = [{**row, "n": 1200, "cases": 20} for row in RECORD["scores"]]
+    assert leak_gap.counts_of(record) == " n = 1,200 images, 20 cases. 1 image could not be decoded."
+    fig, _ = leak_gap.figure(record)
+    assert fig.layout.shapes[0].x0 == pytest.approx(1 / 3)
+    assert fig.layout.xaxis.range[0] < 1 / 3
