@@ -21,8 +21,8 @@ from engine.analysis.operating import Rule
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError, PredictionsError
 from engine.runs.config import reproducibility
+from engine.runs.cost import cost_of
 from engine.runs.folder import RunFolder, Summary
-from engine.runs.results import cost_of
 
 SPLITS = {"test": "Test", "val": "Validation"}
 MODES = {"counts": "Counts", "percent": "Row %", "difference": "Difference"}

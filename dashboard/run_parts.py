@@ -17,8 +17,8 @@ from engine.errors import EngineError, shorten
 from engine.report import confusion
 from engine.runs import catalog, forecast, launch, remedies
 from engine.runs.config import options, reproducibility
+from engine.runs.cost import cost_of
 from engine.runs.folder import RunFolder, Summary
-from engine.runs.results import cost_of
 
 SCORES = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "auroc", "prr", "patient_diagnosis")
 

@@ -161,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--folds", metavar="N,N", help="several folds at once: 0,1,2 or 0-4")
         command.add_argument("--seeds", metavar="N,N", help="several seeds at once: 0,1,2 or 0-4")
         command.add_argument("--lrs", metavar="R,R", help="several learning rates at once: 1e-4,1e-3")
+        if name == "train":
+            command.add_argument(
+                "--processes",
+                type=int,
+                default=1,
+                metavar="N",
+                help="train each run in so many processes together, one per GPU (torch.distributed.run)",
+            )
         if name == "estimate":
             command.add_argument(
                 "--measure", action="store_true", help="measure, also where earlier runs tell it"
@@ -896,7 +904,10 @@ def _train(given: argparse.Namespace) -> int:
         folder = launch.prepare(config, given.runs, state=STARTING)
         ids.append(folder.id)
         _say(f"Run {folder.id}: {folder.audit()['verdict']}")
-        code = launch.work_here(folder, _status_line())
+        if given.processes > 1:
+            code = launch.work_together(folder, given.processes, _status_line())
+        else:
+            code = launch.work_here(folder, _status_line())
         status = folder.status()
         if status.error:
             _say(f"\nError: {status.error['message']} {status.error.get('remedy') or ''}")
@@ -1066,15 +1077,19 @@ def _locate(given: argparse.Namespace, run_id: str | None = None) -> RunFolder:
 
 def _show(given: argparse.Namespace) -> int:
     from engine.runs import forecast, remedies
-    from engine.runs.config import reproducibility
-    from engine.runs.launch import command_line
-    from engine.runs.results import cost_of, mode_of
+    from engine.runs.config import mode_of, reproducibility
+    from engine.runs.cost import cost_of
 
     folder = _locate(given)
     summary = folder.summary()
     status = summary.status
     foreseen, spent = forecast.outcome(folder, status), cost_of(folder)
     cure = remedies.remedy(summary.config, status.error)
+    again = ""
+    if cure:
+        from engine.runs.launch import command_line
+
+        again = command_line(cure.config)
     record = {
         "id": folder.id,
         "name": summary.name,
@@ -1093,7 +1108,7 @@ def _show(given: argparse.Namespace) -> int:
         "estimate": foreseen.as_record() if foreseen else None,
         "cost": spent.as_record() if spent else None,
         "reproducibility": mode_of(summary.config),
-        "remedy": {"label": cure.label, "command": command_line(cure.config)} if cure else None,
+        "remedy": {"label": cure.label, "command": again} if cure else None,
         "parent": summary.config.parent,
         "config": summary.config.to_record(),
     }
@@ -1115,7 +1130,7 @@ def _show(given: argparse.Namespace) -> int:
         )
     if status.error:
         lines.append(f"{status.error['message']} {status.error.get('remedy') or ''}".strip())
-    lines += [f"{cure.label}: {command_line(cure.config)}"] if cure else []
+    lines += [f"{cure.label}: {again}"] if cure else []
     _answer(given, record, "\n".join(lines))
     return 0
 

@@ -149,3 +149,27 @@ def test_from_the_sample_to_a_split_and_its_audit(tmp_path):
         audited = engine("audit", out, "--json")
         assert audited.returncode == code
         assert json.loads(audited.stdout)["level"] == level
+
+
+def test_a_run_is_forked_with_other_settings_as_its_child(finished_run):
+    """`--from` takes a run's settings, flags win, the run is the parent; its checkpoint may give the weights."""
+    words = ["start", "--runs", str(finished_run.runs), "--from", finished_run.id, "--data", "elsewhere"]
+    given = cli._parser().parse_args([*words, "--epochs", "9", "--from-checkpoint"])
+    forked, parent = cli._config(given), finished_run.config()
+    assert forked.parent == finished_run.id
+    assert (forked.training.epochs, forked.data.root) == (9, "elsewhere")
+    assert (forked.training.recipe, forked.model.image_size) == ("quick", parent.model.image_size)
+    assert forked.data.fold == parent.data.fold
+    assert forked.model.pretrained == str(finished_run.best.resolve())
+
+
+def test_an_estimate_of_a_run_like_one_that_finished_needs_no_probe(finished_run, capsys, tmp_path):
+    import fabricate
+
+    (tmp_path / "data").mkdir()
+    fabricate.write_images(tmp_path / "data")
+    words = ["estimate", "--runs", str(finished_run.runs), "--from", finished_run.id]
+    assert cli.main([*words, "--data", str(tmp_path / "data"), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["runs"]
+    assert row["source"] == f"scaled from {finished_run.name}"
+    assert row["epoch_s"] > 0

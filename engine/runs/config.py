@@ -411,6 +411,11 @@ def reproducibility(config: RunConfig) -> str:
     return FAST if config.training.mode == "fast" else ""
 
 
+def mode_of(config: RunConfig) -> str:
+    """`exact`, `fast` or, of another tool's predictions, `unknown`."""
+    return "unknown" if config.kind == "import" else config.training.mode
+
+
 def options(*groups: type) -> Iterator[tuple[type, dataclasses.Field]]:
     """Every field that has a flag, group by group: what `--help` and the launch form are made from."""
     for group in groups or (DataConfig, ModelConfig, TrainingConfig, RunConfig):

@@ -10,6 +10,8 @@ import dataclasses
 import itertools
 import os
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ from engine.share import access
 # A worker's loop looks for STOP at every step and then saves; what takes longer than this hangs.
 STOP_GRACE_S = 60.0
 KILL_WAIT_S = 10.0
+EXIT_STOPPED = 3
 
 
 @dataclass(frozen=True)
@@ -517,6 +520,39 @@ def work_here(folder: RunFolder, listener: Callable[[Status], None] | None = Non
         contextlib.redirect_stderr(log),
     ):
         return work(folder.path, listener)
+
+
+def work_together(
+    folder: RunFolder, processes: int, listener: Callable[[Status], None] | None = None, every_s: float = 0.5
+) -> int:
+    """Execute a prepared run in so many processes, one per GPU where there are any, and wait for them
+    (`engine train --processes`); Ctrl-C reaches all of them and asks for a stop. Returns the exit code.
+    """
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
+    with open(folder.path / "log.txt", "ab") as log:
+        group = subprocess.Popen(
+            [*words, "-m", "engine", "work", str(folder.path.resolve())],
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    while group.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt):  # they have got it too, and save before they end
+            time.sleep(every_s)
+        if listener:
+            listener(folder.status())
+    status = folder.status()
+    ended = {COMPLETED: 0, STOPPED: EXIT_STOPPED}
+    # torch.distributed.run gives 1 for any failure: what the worker wrote says which.
+    return ended.get(status.state, group.returncode or 1)
 
 
 def default_fold(protocol: str) -> int:
