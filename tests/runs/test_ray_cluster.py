@@ -93,7 +93,7 @@ def cluster(machine, nodes, monkeypatch):
 
 def two_nodes(runs: Path, nodes: Nodes) -> None:
     """Wait until both nodes are there and idle; where one was lost another joins."""
-    settings, joined, end = Cluster(nodes.address), False, time.monotonic() + 120
+    settings, joined, end = Cluster(nodes.address), False, time.monotonic() + 240
     while time.monotonic() < end:
         now, total = Jobs(settings).room(settings)
         if (now, total) == (2, 2):
@@ -136,7 +136,7 @@ def test_two_nodes_work_stop_resume_and_survive_the_loss_of_one(cluster, nodes, 
 
     # Three runs on two nodes: two at once, on different nodes, the third when there is room.
     runs = [start(machine, f"run {number}", steps=40, step_s=0.25) for number in range(3)]
-    machine.until(lambda: sum(run.state() == "running" for run in runs) == 2, 120)
+    machine.until(lambda: sum(run.state() == "running" for run in runs) == 2, 300)
     running = [run for run in runs if run.state() == "running"]
     assert len({node_of(nodes.address, run) for run in running}) == 2
     ray.submit(running[0])  # a second time: the head answers 500, and it counts as submitted
@@ -149,14 +149,14 @@ def test_two_nodes_work_stop_resume_and_survive_the_loss_of_one(cluster, nodes, 
         machine.until_state(run, "completed", timeout_s=180)
         assert machine.steps(run) == list(range(1, 41))
     launch.resume(running[0])
-    machine.until_state(running[0], "completed", timeout_s=120)
+    machine.until_state(running[0], "completed", timeout_s=240)
     assert machine.steps(running[0]) == list(range(1, 41))
     assert running[0].status().submission.endswith(".2")
 
     # A node is lost: the run is interrupted, says so, and goes on elsewhere by itself if that is wanted.
     launch.auto_resume(machine.runs, True)
     pair = [start(machine, f"pair {number}", steps=60, step_s=0.25) for number in range(2)]
-    machine.until(lambda: all(run.state() == "running" for run in pair), 120)
+    machine.until(lambda: all(run.state() == "running" for run in pair), 300)
     lose_the_second_node(machine)
     for run in pair:
         machine.until_state(run, "completed", timeout_s=240)
