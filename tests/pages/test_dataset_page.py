@@ -121,6 +121,7 @@ def test_every_protocol_shows_its_composition_and_audit(app, said, sample, proto
     assert len(audit) == 8
 
 
+@pytest.mark.slow
 def test_other_data_without_magnifications_and_with_three_classes(app, said, tmp_path):
     drawn = np.random.default_rng(0)
     for label in ("in situ", "invasive", "normal"):
