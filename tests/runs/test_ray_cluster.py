@@ -98,7 +98,7 @@ def two_nodes(runs: Path, nodes: Nodes) -> None:
         now, total = Jobs(settings).room(settings)
         if (now, total) == (2, 2):
             return
-        if total < 2 and not joined and time.monotonic() > end - 100:
+        if total < 2 and not joined and time.monotonic() > end - 220:
             nodes.join()
             joined = True
         time.sleep(0.5)
