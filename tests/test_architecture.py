@@ -153,3 +153,9 @@ def test_nothing_names_a_machine():
     for path in [*sources("engine", "dashboard", "pages", "tests"), ROOT / "README.md"]:
         if path != Path(__file__) and path.exists():
             assert "/work/" not in path.read_text(encoding="utf-8"), path
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports them by their name alone: the second would be reported as an error, not as a test."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name.startswith("test_")]
+    assert sorted(names) == sorted(set(names))

@@ -56,11 +56,16 @@ def trees(*folders: str) -> dict[str, ast.Module]:
 
 
 @functools.cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call | ast.Import | ast.ImportFrom)]
+
+
+@functools.cache
 def calls(tree: ast.Module) -> list[tuple[str, dict[str | None, str], ast.Call]]:
     """(dotted name, keywords as text, node) of every call."""
     return [
         (ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}, node)
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Call)
     ]
 
@@ -68,7 +73,7 @@ def calls(tree: ast.Module) -> list[tuple[str, dict[str | None, str], ast.Call]]
 @functools.cache
 def imported(tree: ast.Module) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
