@@ -42,8 +42,8 @@ def test_two_models_zoom_as_one_by_hand_and_by_keyboard_and_the_link_follows(ser
     ]
     ids = ",".join(run.id for run in made)
     page.goto(f"{server.url}/explain?runs={ids}&contour=15")
-    expect(page.locator(".stage")).to_have_count(6)
-    expect(page.get_by_text(re.compile("research use only", re.I)).first).to_be_visible()
+    expect(page.locator(".stage")).to_have_count(6, timeout=60_000)
+    expect(page.get_by_text(re.compile("research use only", re.I)).first).to_be_visible(timeout=60_000)
     settled(page)
 
     # Every picture has words, is the whole image at first, and its pixels are those of the file.
@@ -60,7 +60,7 @@ def test_two_models_zoom_as_one_by_hand_and_by_keyboard_and_the_link_follows(ser
     assert len(zoomed) == 1
     assert "scale(2)" in zoomed.pop()
     assert page.locator(".bar").first.inner_text() != bar
-    expect(page).to_have_url(re.compile(r"zoom=2\.00"))
+    expect(page).to_have_url(re.compile(r"zoom=2\.00"), timeout=60_000)
     settled(page)
 
     # Keyboard: + and shifted arrows; a plain arrow is the next image, which starts whole.
@@ -70,21 +70,21 @@ def test_two_models_zoom_as_one_by_hand_and_by_keyboard_and_the_link_follows(ser
     moved = set(planes(page))
     assert len(moved) == 1
     assert "scale(2.5)" in moved.pop()
-    expect(page).to_have_url(re.compile(r"zoom=2\.50"))
+    expect(page).to_have_url(re.compile(r"zoom=2\.50"), timeout=60_000)
     settled(page)
     link = page.url
     before = page.locator(".stage").first.get_attribute("aria-label")
     began = time.monotonic()
     page.keyboard.press("ArrowRight")
-    expect(page.locator(".stage").first).not_to_have_attribute("aria-label", before or "")
+    expect(page.locator(".stage").first).not_to_have_attribute("aria-label", before or "", timeout=60_000)
     print(f"\nfrom the key to the next image's overlays, two stored maps: {time.monotonic() - began:.2f} s")
     settled(page)
     assert set(planes(page)) == {"translate(0%, 0%) scale(1)"}
-    expect(page).not_to_have_url(re.compile("zoom="))
+    expect(page).not_to_have_url(re.compile("zoom="), timeout=60_000)
 
     # The link elsewhere shows the same part of the same image.
     page.goto(link)
-    expect(page.locator(".stage")).to_have_count(6)
+    expect(page.locator(".stage")).to_have_count(6, timeout=60_000)
     assert "scale(2.5)" in planes(page)[0]
 
     # The overlay as a file, at the image's own pixels.
