@@ -172,7 +172,7 @@ def _search_buttons(mates: Sequence[str], choice: Choice) -> None:
             if few else f"A search takes up to {subsets.MAX_SEARCH} runs; {len(able)} are here.",
         )  # fmt: skip
         st.number_input(
-            "Size", 1, len(able), min(5, len(able)), key="ens_size", width=64, label_visibility="collapsed"
+            "Size", 1, len(able), min(5, len(able)), key="ens_size", width=84, label_visibility="collapsed"
         )
         st.button(
             "Greedy", key="ens_greedy", on_click=_greedy, args=(able, choice),
