@@ -43,12 +43,23 @@ def route(position: Literal["sidebar", "hidden"] = "sidebar") -> st.Page:
             places.page(name),
             title=title,
             icon=f":material/{icon}:",
-            url_path=name,
+            url_path="home" if name == "overview" else name,
             default=name == "overview",
             visibility="visible" if group else "hidden",
         )
         groups.setdefault(group or "Training", []).append(page)
+    groups["Start"].append(alias())
     return st.navigation(groups, expanded=True, position=position)
+
+
+def alias() -> st.Page:
+    """`/overview`: the default page is at `/` and reserves its own path, but people type one as for every page."""
+    return st.Page(
+        lambda: st.switch_page(places.page("overview")),
+        title="Overview",
+        url_path="overview",
+        visibility="hidden",
+    )
 
 
 st.set_page_config(

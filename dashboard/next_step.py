@@ -103,7 +103,7 @@ def leak_pairs(summaries: Sequence[Summary]) -> list[tuple[Summary, Summary]]:
     def alike(summary: Summary) -> tuple:
         config = summary.config
         return (
-            config.model.name, config.model.image_size, config.data.root, config.data.magnifications,
+            config.model.name, config.model.image_size, config.model.geometry, config.data.root, config.data.magnifications,
             config.training.epochs, config.training.recipe,
         )  # fmt: skip
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -15,6 +17,9 @@ from engine.errors import EngineError
 from engine.runs import folder as run_folder
 from engine.runs import launch
 from engine.runs.folder import Summary
+
+if TYPE_CHECKING:
+    from engine.analysis.intervals import Estimate
 
 RECENT = 6
 NAME_WIDTH = 28
@@ -187,7 +192,8 @@ def honest_splits(summaries: Sequence[Summary]) -> None:
                 cached.estimates(summary.id, "test", ("balanced_accuracy",)).iloc[0]["balanced_accuracy"]
                 for summary in (leaking, clean)
             )
-            rows.append((leaking, clean, one, other))
+            if math.isfinite(one.low) and math.isfinite(other.low):  # a bare point would promise too much
+                rows.append((leaking, clean, one, other))
     if not rows:
         return
     st.subheader("What a leaking split is worth here", anchor=False)
@@ -195,9 +201,19 @@ def honest_splits(summaries: Sequence[Summary]) -> None:
     widgets.show_figure(
         fig,
         "Balanced accuracy on test with 95% intervals (whole cases drawn). Same model, data and training; only the "
-        "split differs. The difference is what recognising a known patient is worth, not skill.",
+        f"split differs. {gap_meaning([(one, other) for _, _, one, other in rows])}",
         alt,
         "leak_gap",
+    )
+
+
+def gap_meaning(estimates: Sequence[tuple[Estimate, Estimate]]) -> str:
+    """What the differences between (leaking, clean) estimates may be taken for."""
+    if any(one.low > other.high for one, other in estimates):
+        return "The difference is what recognising a known patient is worth, not skill."
+    return (
+        "All intervals overlap: these test parts are too small to show what a known patient is worth. "
+        "The data set's Leakage gap measures it on all of its cases."
     )
 
 
