@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import cli
+from engine.commands import flags
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,7 +24,7 @@ def documented(result: subprocess.CompletedProcess) -> dict:
 
 
 def commands() -> list[str]:
-    (action,) = [action for action in cli._parser()._actions if action.dest == "help" or action.choices][1:]
+    (action,) = [action for action in cli.parser()._actions if action.dest == "help" or action.choices][1:]
     return list(action.choices)
 
 
@@ -38,7 +39,7 @@ def test_every_command_explains_itself_and_is_in_the_readme(capsys):
 
 
 def test_underscores_work_like_dashes():
-    parser = cli._parser()
+    parser = cli.parser()
     given = parser.parse_args(["train", "--data", "x", "--batch_size", "4", "--image_size", "64"])
     assert (given.batch_size, given.image_size) == (4, 64)
 
@@ -154,8 +155,8 @@ def test_from_the_sample_to_a_split_and_its_audit(tmp_path):
 def test_a_run_is_forked_with_other_settings_as_its_child(finished_run):
     """`--from` takes a run's settings, flags win, the run is the parent; its checkpoint may give the weights."""
     words = ["start", "--runs", str(finished_run.runs), "--from", finished_run.id, "--data", "elsewhere"]
-    given = cli._parser().parse_args([*words, "--epochs", "9", "--from-checkpoint"])
-    forked, parent = cli._config(given), finished_run.config()
+    given = cli.parser().parse_args([*words, "--epochs", "9", "--from-checkpoint"])
+    forked, parent = flags.config(given), finished_run.config()
     assert forked.parent == finished_run.id
     assert (forked.training.epochs, forked.data.root) == (9, "elsewhere")
     assert (forked.training.recipe, forked.model.image_size) == ("quick", parent.model.image_size)

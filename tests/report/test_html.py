@@ -185,11 +185,12 @@ def test_runs_of_different_folds_are_not_compared(tmp_path):
 def test_the_command_line_makes_the_run_again(contents):
     import shlex
 
-    from engine.cli import _config, _parser
+    from engine.cli import parser
+    from engine.commands.flags import config as config_of
 
     run = contents.runs[1]
-    given = _parser().parse_args(shlex.split(words.train_command(run))[3:])
-    record = _config(given).to_record()
+    given = parser().parse_args(shlex.split(words.train_command(run))[3:])
+    record = config_of(given).to_record()
     for key in ("model", "training"):
         assert record[key] == run.config[key]
     assert {**record["data"], "root": ""} == {**run.config["data"], "root": ""}

@@ -1,0 +1,1 @@
+"""The commands of `engine.cli`: each module declares its own (`register`) and runs them."""
