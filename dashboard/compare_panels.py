@@ -442,11 +442,9 @@ def _matrices(
     if by != "magnification":
         view = replace(view, by=by)
         rows = {row.id: row for row in matrix_rows(compare_view.compare(view, False), lines)}
-    parts = parts_of(rows.values(), by)
-    titles = {part: f"fold {part}" for part in parts if part != "all"} if by == "fold" else {}
-    if len(parts) == 2:  # one slice holds all there is: drawn once
-        titles = {"all": f"all ({', '.join(titles.get(part, part) for part in parts[:1])})"}
-        parts = ["all"]
+    found = parts_of(rows.values(), by)
+    folds = {part: f"fold {part}" for part in found if part != "all"} if by == "fold" else {}
+    parts, titles = confusion.columns(found, folds)
     base = view.reference or next(iter(view.ids))
     against = rows[base] if mode == "difference" else None
     shown = [rows[line.id] for line in lines if not (against and line.id == base)]

@@ -234,7 +234,7 @@ def _gone(choice: Choice) -> list[str]:
 
 def _matrices(found: Answer, labels: Mapping[str, str], split: str) -> None:
     names = [name for name in found.matrices if name != "all"]
-    parts = [*order_magnifications(names), "all"]
+    parts, titles = confusion.columns([*order_magnifications(names), "all"])
     classes = found.source.classes
     own = confusion.Row(OWN, "Ensemble", ACCENT, found.matrices)
     colours = widgets.run_colours()
@@ -252,6 +252,7 @@ def _matrices(found: Answer, labels: Mapping[str, str], split: str) -> None:
         classes,
         chosen=(cell.entry, cell.part, cell.true, cell.guess) if cell else None,
         changed=ensemble_view.changed_cells(found.matrices, found.best_matrices) if len(rows) > 1 else None,
+        titles=titles,
         dark=widgets.is_dark(),
     )
     chart = f"ens_matrices_{split}_{len(rows)}"

@@ -177,8 +177,8 @@ def _matrices(summary: Summary, side: str) -> None:
     colour = widgets.run_colours().get(summary.id, "#7A869A")
     counts = {name: matrix.tolist() for name, matrix in matrices.items()}
     row = confusion.Row(summary.id, summary.name, colour, counts, leaks=summary.audit.get("level") == "leak")
-    parts = list(matrices)
-    fig = confusion.figure([row], parts, classes, dark=widgets.is_dark())
+    parts, titles = confusion.columns(list(matrices))
+    fig = confusion.figure([row], parts, classes, titles=titles, dark=widgets.is_dark())
     widgets.show_figure(
         fig,
         "Images by true class (rows) and predicted class (columns); below each, balanced accuracy and images.",

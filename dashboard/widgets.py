@@ -143,7 +143,8 @@ def when(seconds_since_1970: float | None) -> str:
 # --- page frame ----------------------------------------------------------------------------------------
 def style() -> None:
     """The style sheet of the classes used here; once per run, by Home.py."""
-    st.html(_STYLE)
+    ground = st.get_option(f"theme.{'dark' if is_dark() else 'light'}.backgroundColor")
+    st.html(_STYLE + f"<style>:root{{--bh-ground:{ground or 'Canvas'}}}</style>")
 
 
 def header(title: str, question: str) -> None:

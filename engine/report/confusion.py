@@ -64,6 +64,17 @@ def shares(matrix: np.ndarray) -> np.ndarray:
     return np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
 
 
+def columns(
+    parts: Sequence[str], titles: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The slices to draw and their titles: one slice that holds all there is is drawn once, as `all (40X)`."""
+    named = dict(titles or {})
+    others = [part for part in parts if part != "all"]
+    if len(others) == 1 and len(parts) == 2:
+        return ["all"], {"all": f"all ({named.get(others[0], others[0])})"}
+    return list(parts), named
+
+
 def figure(
     rows: Sequence[Row],
     parts: Sequence[str],

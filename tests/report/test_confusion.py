@@ -67,3 +67,9 @@ def test_letters_tell_the_classes_apart():
     assert confusion.legend(CLASSES) == "B = benign, M = malignant"
     assert confusion.short_names(("A", "F", "PT", "TA")) == ["A", "F", "PT", "TA"]
     assert confusion.short_names(("lobular", "luminal")) == ["LO", "LU"]
+
+
+def test_one_slice_that_holds_everything_is_drawn_once():
+    assert confusion.columns(["40X", "all"]) == (["all"], {"all": "all (40X)"})
+    assert confusion.columns(["0", "all"], {"0": "fold 0"}) == (["all"], {"all": "all (fold 0)"})
+    assert confusion.columns(["40X", "100X", "all"]) == (["40X", "100X", "all"], {})
