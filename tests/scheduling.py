@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,11 +35,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def _doors(config: pytest.Config) -> tuple[Path, Path] | None:
     """The two lock files that all workers of this session share; None where there is one process."""
-    worker = getattr(config, "workerinput", None)
-    if worker is None:
+    if not hasattr(config, "workerinput"):
         return None
-    folder = Path(tempfile.gettempdir()) / f"breakhis-tests-{worker['testrunuid']}"
-    folder.mkdir(exist_ok=True)
+    folder = config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]  # pytest clears it away
     return folder / "turnstile", folder / "room"
 
 
@@ -59,7 +56,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         fcntl.flock(turnstile, fcntl.LOCK_EX)
         fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(turnstile, fcntl.LOCK_UN)
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            # Closing is not enough: a process forked by the test (a loader's) has the same open file, and keeps it.
+            fcntl.flock(room, fcntl.LOCK_UN)
 
 
 def _processor_s() -> float:
