@@ -164,8 +164,27 @@ def _told(table) -> Told | None:
         return read_told(source)
 
 
+def rule_of_link(several: bool) -> Rule:
+    """The sliders of whom to refer; they are on the page, and in its link, before anything is judged.
+
+    Args:
+        several: it is an ensemble that judges, so that its members can disagree.
+    """
+    below = st.slider(
+        "Refer images below this probability to a person", 0.5, 1.0, 0.65, 0.01,
+        key="refer", bind="query-params",
+    )  # fmt: skip
+    agreement = 100
+    if several:
+        agreement = st.slider(
+            "Refer images on which fewer members agree, %", 50, 100, 100, 5,
+            key="agree", bind="query-params",
+        )  # fmt: skip
+    return Rule(below, agreement / 100)
+
+
 # --- what is said --------------------------------------------------------------------------------------
-def answer(job: Job, judged: Judged, label: str) -> None:
+def answer(job: Job, judged: Judged, label: str, rule: Rule) -> None:
     """Everything about what was judged."""
     folder = job.folder
     if judged.stopped:
@@ -183,7 +202,6 @@ def answer(job: Job, judged: Judged, label: str) -> None:
         st.subheader("Scores by the labels that are known", anchor=False)
         widgets.facts(job.scores)
     st.subheader("Images", anchor=False)
-    rule = _rule(judged)
     st.caption(widgets.escaped(summary.referral_sentence(judged, rule)))
     value = worth(folder, rule, judged.calibration)
     if value is not None:
@@ -214,23 +232,6 @@ def _unlike(judged: Judged) -> None:
         st.warning(sentence, icon=":material/travel_explore:")
     else:
         st.caption(sentence)
-
-
-def _rule(judged: Judged) -> Rule:
-    left, right = st.columns(2, gap="large")
-    with left:
-        below = st.slider(
-            "Refer images below this probability to a person", 0.5, 1.0, 0.65, 0.01,
-            key="refer", bind="query-params",
-        )  # fmt: skip
-    agreement = 1.0
-    if len(judged.members) > 1:
-        with right:
-            agreement = st.slider(
-                "Refer images on which fewer members agree, %", 50, 100, 100, 5,
-                key="agree", bind="query-params",
-            ) / 100  # fmt: skip
-    return Rule(below, agreement)
 
 
 def _bars(table: pd.DataFrame) -> dict:

@@ -28,6 +28,11 @@ with left:
     selection.choice_to_url("run", "predict_run")
     widgets.leakage_badge(by_id[run_id].audit, short=True)
     named, uploads, table = predict_view.inputs()
+    before = predict_job.current()
+    several = by_id[run_id].config.kind == "ensemble" or bool(
+        before and before.judged and before.judged.members
+    )
+    rule = predict_view.rule_of_link(several)
     go = st.button(
         "Predict", type="primary", icon=":material/biotech:", key="predict_go", disabled=not (uploads or named)
     )  # fmt: skip
@@ -60,6 +65,6 @@ with right:
             widgets.show_error(job.error)
         elif job.judged is not None:
             try:
-                predict_view.answer(job, job.judged, predict_view.labels_of(job.folder.id, labels))
+                predict_view.answer(job, job.judged, predict_view.labels_of(job.folder.id, labels), rule)
             except EngineError as error:  # the run, or a member, was deleted since
                 widgets.show_error(error)

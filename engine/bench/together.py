@@ -122,7 +122,11 @@ def _plain_rows(bench: str, records: list[dict[str, Any]]) -> list[Row]:
             limit = record.get("limit_s")
             row["limit"] = "" if limit is None else f"at most {_figure(limit)} s"
         elif "images_per_s" in record:
-            row |= {"ours": record["images_per_s"], "unit": "images/s"}
+            row |= {
+                "ours": record["images_per_s"],
+                "theirs": record.get("peer_images_per_s"),
+                "unit": "images/s",
+            }
             limit = record.get("limit")
             row["limit"] = "" if limit is None else f"at least {_figure(limit)} times"
         else:

@@ -87,8 +87,8 @@ def _scale(pixels: np.ndarray) -> np.ndarray:
     contrast = []
     for _ in range(OCTAVES):
         below = cv2.pyrDown(here)
-        band = here - cv2.pyrUp(below, dstsize=(here.shape[1], here.shape[0]))
-        contrast.append(float(band.std()) + 0.05)
+        band = cv2.subtract(here, cv2.pyrUp(below, dstsize=(here.shape[1], here.shape[0])))
+        contrast.append(float(cv2.meanStdDev(band)[1].item()) + 0.05)
         here = below
     return np.diff(np.log(contrast))
 

@@ -1,7 +1,8 @@
 """Images from anywhere, judged: predictions, calibrated, with agreement, and whether they look familiar.
 
-Files are decoded ahead by a few threads while the network works, each once whatever the number of members,
-and dropped after their batch: memory does not grow with the number of images. A file that cannot be decoded
+Files are decoded batch by batch on all cores, each once whatever the number of members, and dropped after their
+batch: memory does not grow with the number of images. For a GPU the next batches are decoded while it works; on a
+CPU that would only take cores from the network. A file that cannot be decoded
 is refused by name and the rest goes on; a stop keeps what was judged.
 """
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], object]
 BATCH = 32
-AHEAD = 2 * BATCH
+AHEAD_OF_GPU = 2
+"""Batches."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,10 @@ def judge(
     found = _Found({run_id: [] for run_id in leaves})
     wanted = {one.key: one for one in (network.preprocessing for network in _networks(models))}
     stopped = False
-    ready = _prepared(paths, wanted, bool(known))
+    on_gpu = any(network.device.is_cuda for network in _networks(models))
+    ready = _prepared(paths, wanted, bool(known), AHEAD_OF_GPU if on_gpu else 0)
     try:
-        while batch := list(islice(ready, BATCH)):
+        for batch in ready:
             found.add(batch, models)
             if progress:
                 progress(found.seen, len(paths))
@@ -165,7 +168,7 @@ def _networks(models: dict[str, LoadedModel | LoadedFusion]) -> Iterator[LoadedM
         yield from members
 
 
-# -- decoding ahead -------------------------------------------------------------------------------
+# -- decoding -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,21 +191,31 @@ def _prepare(path: Path, wanted: dict[str, Preprocessing], looked: bool) -> _Rea
 
 
 def _prepared(
-    paths: Sequence[Path], wanted: dict[str, Preprocessing], looked: bool
-) -> Generator[_Ready, None, None]:
-    """Files in order, decoded on all cores at most `AHEAD` before they are asked for."""
+    paths: Sequence[Path], wanted: dict[str, Preprocessing], looked: bool, ahead: int
+) -> Generator[list[_Ready], None, None]:
+    """Batches of files in order, decoded on all cores; so many batches are begun before they are asked for."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rest = iter(paths)
-    waiting: deque[Future[_Ready]] = deque()
+    waiting: deque[list[Future[_Ready]]] = deque()
     with ThreadPoolExecutor(min(workers, 8)) as pool:
+
+        def begin() -> None:
+            part = [pool.submit(_prepare, path, wanted, looked) for path in islice(rest, BATCH)]
+            if part:
+                waiting.append(part)
+
         try:
-            waiting.extend(pool.submit(_prepare, path, wanted, looked) for path in islice(rest, AHEAD))
+            for _ in range(ahead + 1):
+                begin()
             while waiting:
-                ready = waiting.popleft().result()
-                waiting.extend(pool.submit(_prepare, path, wanted, looked) for path in islice(rest, 1))
-                yield ready
+                batch = [future.result() for future in waiting.popleft()]
+                if ahead:
+                    begin()
+                yield batch
+                if not ahead:
+                    begin()
         finally:
-            for future in waiting:
+            for future in (one for part in waiting for one in part):
                 future.cancel()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from engine import cli
 from engine.bench import growth, together
+from engine.commands.processes import BENCHES
 from engine.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,7 @@ RECORDS = {
         {
             "what": "judge",
             "images_per_s": 40.0,
+            "peer_images_per_s": 44.0,
             "ratio": 0.9,
             "limit": 0.8,
             "within": True,
@@ -89,6 +91,7 @@ def test_every_shape_of_record_becomes_a_row_of_the_same_columns(rows):
     assert found["compare", "AUC"]["kept"] is False
     assert found["explain", "GradCAM"]["beside"] == "plain inference"
     assert found["predict", "judge"]["limit"] == "at least 0.800 times"
+    assert found["predict", "judge"]["theirs"] == 44.0
     assert len(rows) == 3 + 2 + 1 + 2 + 1 + 1 + 1
 
 
@@ -140,8 +143,8 @@ def test_figures_have_three_digits(value, text):
 
 
 def test_every_bench_has_a_quick_version_and_a_counterpart():
-    assert set(cli.BENCHES) <= set(together.QUICK)
-    assert set(cli.BENCHES) <= set(together.BESIDE)
+    assert set(BENCHES) <= set(together.QUICK)
+    assert set(BENCHES) <= set(together.BESIDE)
 
 
 @pytest.mark.slow

@@ -41,13 +41,15 @@ def test_every_page_comes_back_from_its_link_after_runs_were_renamed_and_says_wh
     one, both = runs[0].id, f"{runs[0].id},{runs[1].id}"
     image = data.table["image_id"].iloc[0]
     links = {
+        "overview": "",
         "dataset": f"data={server.sample}&protocol=official&view=Split",
         "runs": "q=100&group=model.name",
         "run": f"id={one}&split=val",
         "compare": f"runs={both}&split=val&mag=100X",
         "ensemble": f"members={both}&method=vote",
         "explain": f"runs={one}&image={image}",
-        "predict": f"run={one}",
+        "image": f"image={image}&runs={both}&split=test&mag=100X",
+        "predict": f"run={one}&refer=0.8",
         "shared": f"part=Report&runs={both}",
     }
     # Links that were sent before the runs were renamed.
@@ -88,7 +90,7 @@ def test_every_page_comes_back_from_its_link_after_runs_were_renamed_and_says_wh
     # The first run is deleted for good: every link says what is gone, and shows the rest.
     delete(runs[0])
     empty_trash(server.runs)
-    for name in ("run", "compare", "ensemble", "explain", "predict", "shared"):
+    for name in ("run", "compare", "ensemble", "explain", "image", "predict", "shared"):
         page.goto(shared[name])
         expect(page.get_by_text(one).first).to_be_visible()
         settled(page)

@@ -16,11 +16,13 @@ import fabricate
 import pytest
 
 from engine.report.html import write_report
-from engine.runs.folder import delete, empty_trash
-from engine.share import freeze
+from engine.runs.folder import delete, empty_trash, run_folders
+from engine.share import bundle, freeze
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
+OPENED = 5.0
+"""Seconds; 1.5 is what is promised of a machine that does nothing else."""
 EVIL = "<img src=x onerror=\"document.title='stolen'\"> <script>document.title='stolen'</script>"
 
 
@@ -77,13 +79,40 @@ def test_a_frozen_view_opens_for_a_stranger_after_its_run_is_gone(server, browse
     assert page.get_by_test_id("stException").count() == 0
     assert page.title() != "stolen"
     assert page.locator("img[src='x']").count() == 0
-    start = time.monotonic()
-    page.goto(f"{server.url}/shared?view={view.id}")
-    expect(page.get_by_text("Predictions", exact=True)).to_be_visible(timeout=30_000)
-    print(f"frozen view opened again in {time.monotonic() - start:.2f} s")
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        page.goto(f"{server.url}/shared?view={view.id}")
+        expect(page.get_by_text("Predictions", exact=True)).to_be_visible(timeout=30_000)
+        seconds.append(time.monotonic() - start)
+    print(f"a frozen view opened in {min(seconds):.2f} to {max(seconds):.2f} s")
+    assert min(seconds) < OPENED
     page.goto(f"{server.url}/shared?view={view.id[:-2]}")
     expect(page.get_by_text("The link is incomplete")).to_be_visible(timeout=30_000)
     context.close()
+
+
+def test_a_bundle_is_dropped_on_the_share_page_and_its_run_opens(server, browser, tmp_path):
+    from playwright.sync_api import expect
+
+    source = fabricate.run(tmp_path / "elsewhere", name=EVIL, epochs=2)
+    zipped = bundle.write_bundle(source, tmp_path / "run.zip")
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    page.goto(f"{server.url}/shared?part=Bundles")
+    expect(page.get_by_text("Bring one in")).to_be_visible()
+    page.locator("input[type=file]").set_input_files(zipped)
+    page.get_by_role("button", name="Import").click()
+    expect(page.get_by_text("Imported: ")).to_be_visible()
+    (imported,) = run_folders(server.runs)
+    assert imported.predictions("test").equals(source.predictions("test"))
+    page.get_by_role("link", name="Open it").click()
+    page.wait_for_url(f"**/run?id={source.id}*")
+    expect(page.get_by_text(EVIL).first).to_be_visible()
+    assert page.title() != "stolen"
+    assert page.locator("img[src='x']").count() == 0
+    page.close()
 
 
 def test_a_report_opens_from_disk_without_a_network(browser, tmp_path):

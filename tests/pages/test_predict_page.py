@@ -125,6 +125,20 @@ def test_an_unknown_run_of_a_link_is_named(app, said, with_weights):
     assert at.selectbox(key="predict_run").value == with_weights.id
 
 
+def test_whom_to_refer_is_in_the_link_before_anything_is_judged(app, with_weights, make_run):
+    from engine.runs.ensembles import ensemble_runs
+
+    other = make_run(name="another", seed=1)
+    (other.path / "best.safetensors").write_bytes(b"weights")
+    both = ensemble_runs([with_weights, other], "mean", name="both").as_record()["id"]
+    at = app("predict", run=both, refer="0.8", agree="75")
+    assert not at.exception, at.exception
+    assert (at.slider(key="refer").value, at.slider(key="agree").value) == (0.8, 75)
+    at = app("predict", run=with_weights.id, refer="0.8")
+    assert at.slider(key="refer").value == 0.8
+    assert "agree" not in [slider.key for slider in at.slider], "one model agrees with itself"
+
+
 def drawn(folder, tmp_path, names) -> Path:
     target = tmp_path / "new"
     target.mkdir()

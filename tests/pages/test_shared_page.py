@@ -6,11 +6,12 @@ import io
 import threading
 import zipfile
 
+import fabricate
 import pytest
 
 from dashboard import gate, share_page
-from engine.runs.folder import delete, empty_trash
-from engine.share import access, freeze, views
+from engine.runs.folder import delete, empty_trash, run_folders
+from engine.share import access, bundle, freeze, views
 from engine.share.views import Part
 
 EVIL = "<script>alert(1)</script> **bold** [x](javascript:alert(1)) :material/delete: $x$"
@@ -117,6 +118,28 @@ def test_a_bundle_is_made_on_the_page(app, finished_run, runs_dir):
     assert not at.exception, at.exception
     data = (runs_dir / ".bundles" / f"{finished_run.id}.zip").read_bytes()
     assert "bundle.json" in zipfile.ZipFile(io.BytesIO(data)).namelist()
+
+
+def test_a_bundle_is_brought_in_by_its_path_and_a_bad_one_is_a_sentence(app, said, runs_dir, tmp_path):
+    source = fabricate.run(tmp_path / "elsewhere", name=EVIL, epochs=2)
+    zipped = bundle.write_bundle(source, tmp_path / "run.zip")
+    bad = tmp_path / "bad.zip"
+    bad.write_bytes(zipped.read_bytes()[:-200])
+    for path, words in (
+        (tmp_path / "none.zip", "There is no such file"),
+        (bad, "zip"),
+        (zipped, "Imported: "),
+        (zipped, "Imported: "),  # once more: it is the same run
+    ):
+        at = app("shared", part="Bundles")
+        at.text_input(key="bundle_path").set_value(str(path)).run()
+        at.button(key="bundle_import").click().run()
+        assert not at.exception, at.exception
+        assert words in said(at), said(at)[-600:]
+        assert "**bold**" not in "".join(note.value for note in at.success)
+    (imported,) = run_folders(runs_dir)
+    assert imported.id == source.id
+    assert imported.predictions("test").equals(source.predictions("test"))
 
 
 def test_the_log_shows_who_did_what_as_text(app, runs_dir):
