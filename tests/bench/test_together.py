@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from engine import cli
 from engine.bench import growth, together
 from engine.commands.processes import BENCHES
 from engine.errors import ConfigError
