@@ -3,6 +3,8 @@
 A row per waiting or claimed run. Claiming is `BEGIN IMMEDIATE` + `UPDATE ... RETURNING`, so that two
 dashboards, a command line and a supervisor never start one run twice. The folders are the truth: a row
 that is lost is made again (`reconcile`), a row too many is dropped when its run turns out not to wait.
+What people decided and no folder knows (order, holds, priorities) is kept beside the database in
+`.queue.order.json`, written with every change, and comes back with the rows.
 Imports nothing heavy: the supervisor lives on this module.
 """
 
@@ -26,6 +28,7 @@ from engine.share import access
 FILE = ".queue.sqlite"
 REBUILD_LOCK = ".queue.lock"
 SETTINGS = ".queue.json"
+ORDER_FILE = ".queue.order.json"
 VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS queue (
@@ -40,8 +43,8 @@ CREATE TABLE IF NOT EXISTS queue (
 # What version 1 did not have.
 ADDED = {"priority": "INTEGER NOT NULL DEFAULT 0", "wants": "TEXT NOT NULL DEFAULT 'auto'"}
 FILL = """
-INSERT OR IGNORE INTO queue (run_id, position, slot, claimed_at, wants)
-VALUES (?, (SELECT COALESCE(MAX(position), 0) + 1 FROM queue), ?, ?, ?)"""
+INSERT OR IGNORE INTO queue (run_id, position, slot, claimed_at, wants, held, priority)
+VALUES (?, (SELECT COALESCE(MAX(position), 0) + 1 FROM queue), ?, ?, ?, ?, ?)"""
 ORDER = "priority DESC, position"
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 # Write-ahead logging shares memory between processes, which a network file system cannot.
@@ -208,7 +211,7 @@ class Queue:
         A runs folder that cannot be written can still be looked at: then as it was last written.
         """
         with writing("The queue cannot be looked at"):
-            if not self.file.exists():
+            if not self.file.exists() and not (self.runs / ORDER_FILE).exists():
                 return []
         try:
             return self._do(_entries, begin="BEGIN")
@@ -233,7 +236,7 @@ class Queue:
         known = {entry.run_id for entry in self.entries()}
         missing = [row for row in self._rows() if row[0] not in known]
         if missing:
-            self._do(lambda connection: connection.executemany(FILL, missing))
+            self._do(lambda connection: self._fill(connection, missing))
         return [row[0] for row in missing]
 
     def _rows(self) -> list[tuple]:
@@ -246,6 +249,40 @@ class Queue:
             elif status.state in WORKING and status.slot and folder.is_alive():
                 rows.append((folder.id, status.slot, time.time(), wanted(folder, status)))
         return rows
+
+    # -- what people decided ------------------------------------------------------------------
+    def _keep_order(self, connection: sqlite3.Connection) -> None:
+        """Write down order, holds and priorities; inside the transaction, so that the last writer is right."""
+        rows = connection.execute("SELECT run_id, held, priority FROM queue ORDER BY position").fetchall()
+        record = [
+            {"run_id": run_id, "held": bool(held), "priority": priority} for run_id, held, priority in rows
+        ]
+        with contextlib.suppress(OSError):  # a full disk: the queue itself goes on, the next change writes it
+            files.write_json(self.runs / ORDER_FILE, {"runs": record})
+
+    def _kept_order(self) -> dict[str, tuple[bool, int]]:
+        """Hold and priority per run, in the order kept; what is torn or was edited into nonsense is left out."""
+        record = (files.read_json(self.runs / ORDER_FILE) or {}).get("runs")
+        kept: dict[str, tuple[bool, int]] = {}
+        for row in record if isinstance(record, list) else ():
+            if isinstance(row, dict) and isinstance(row.get("run_id"), str):
+                priority = row.get("priority")
+                kept[row["run_id"]] = (row.get("held") is True, priority if isinstance(priority, int) else 0)
+        return kept
+
+    def _fill(self, connection: sqlite3.Connection, rows: list[tuple]) -> None:
+        """Insert rows that were lost: at their place, held and with the priority they had; new ones at the end."""
+        kept = self._kept_order()
+        connection.executemany(FILL, [(*row, *kept.get(row[0], (False, 0))) for row in rows])
+        if not any(row[0] in kept for row in rows):
+            return
+        place = {run_id: index for index, run_id in enumerate(kept)}
+        order = [row[0] for row in connection.execute("SELECT run_id FROM queue ORDER BY position")]
+        order.sort(key=lambda run_id: place.get(run_id, len(place)))  # stable: new ones keep theirs
+        connection.executemany(
+            "UPDATE queue SET position = ? WHERE run_id = ?",
+            [(float(index), run_id) for index, run_id in enumerate(order)],
+        )
 
     # -- settings -----------------------------------------------------------------------------
     def settings(self) -> Settings:
@@ -281,6 +318,8 @@ class Queue:
             connection.execute(begin)
             try:
                 answer = work(connection)
+                if connection.total_changes:
+                    self._keep_order(connection)
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
@@ -303,11 +342,14 @@ class Queue:
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA journal_mode={'DELETE' if on_network(self.runs) else 'WAL'}")
         connection.execute("BEGIN IMMEDIATE")
+        is_new = not connection.execute("PRAGMA table_info(queue)").fetchall()
         connection.execute(SCHEMA)
         there = {row[1] for row in connection.execute("PRAGMA table_info(queue)")}
         for name, kind in ADDED.items():
             if name not in there:
                 connection.execute(f"ALTER TABLE queue ADD COLUMN {name} {kind}")
+        if is_new and (kept := self._kept_order()):  # somebody's file is gone: before anything is added
+            self._fill(connection, [row for row in self._rows() if row[0] in kept])
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
 
@@ -339,7 +381,7 @@ class Queue:
                     with contextlib.suppress(OSError):
                         Path(f"{self.file}{suffix}").replace(f"{self.file}.damaged{suffix}")
                 rows = self._rows()
-                self._transact(lambda connection: connection.executemany(FILL, rows))
+                self._transact(lambda connection: self._fill(connection, rows))
         except (OSError, Timeout) as error:
             raise RunError(
                 "The queue is damaged and cannot be rebuilt",

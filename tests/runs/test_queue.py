@@ -6,8 +6,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from engine.runs.config import RunConfig
-from engine.runs.folder import create
-from engine.runs.queue import FILE, Queue
+from engine.runs.folder import RunFolder, create
+from engine.runs.queue import FILE, ORDER_FILE, Queue
 
 
 @pytest.fixture
@@ -75,6 +75,77 @@ def test_a_damaged_file_is_rebuilt_from_the_folders(tmp_path):
     (tmp_path / FILE).write_bytes(b"not a database" * 500)
     assert sorted(waiting(queue)) == sorted(run.id for run in runs)
     assert (tmp_path / f"{FILE}.damaged").exists()
+
+
+def destroy(queue: Queue, how: str) -> None:
+    for suffix in ("-wal", "-shm"):
+        queue.file.with_name(FILE + suffix).unlink(missing_ok=True)
+    if how == "removed":
+        queue.file.unlink()
+    else:
+        queue.file.write_bytes({"garbage": b"not a database" * 500, "emptied": b""}[how])
+
+
+def decided(queue: Queue) -> list[tuple]:
+    return [(entry.run_id, entry.held, entry.priority) for entry in queue.entries()]
+
+
+@pytest.fixture
+def arranged(queue) -> Queue:
+    """Five waiting runs in an order that nothing but the queue knows: two held, one urgent, one moved."""
+    ids = [create(queue.runs, RunConfig(name=str(number)), f"run{number}").id for number in range(5)]
+    for run_id in ids:
+        queue.add(run_id)
+    queue.move(ids[4], 0)
+    queue.move(ids[0], 3)
+    queue.prioritize(ids[2], 5)
+    queue.hold(ids[1])
+    queue.hold(ids[4])
+    return queue
+
+
+@pytest.mark.parametrize("how", ["garbage", "emptied", "removed"])
+def test_order_holds_and_priorities_outlive_the_file(arranged, how):
+    before = decided(arranged)
+    assert [priority for _, _, priority in before] == [5, 0, 0, 0, 0]
+    assert [run_id for run_id, _, _ in before] != sorted(run_id for run_id, _, _ in before)
+    destroy(arranged, how)
+    assert decided(arranged) == before
+    destroy(arranged, how)  # and once more, from what the rebuilding itself wrote
+    assert arranged.reconcile() == []
+    assert decided(arranged) == before
+
+
+@pytest.mark.parametrize("how", ["garbage", "emptied", "removed"])
+def test_what_is_added_to_a_lost_queue_waits_behind_the_others(arranged, how):
+    before = decided(arranged)
+    destroy(arranged, how)
+    new = create(arranged.runs, RunConfig(name="new"), "another").id
+    arranged.add(new)
+    arranged.reconcile()
+    assert decided(arranged) == [*before, (new, False, 0)]
+
+
+def test_what_left_the_queue_does_not_come_back_with_it(arranged):
+    (first, *_), held = decided(arranged)[0], [run_id for run_id, held, _ in decided(arranged) if held]
+    assert arranged.claim("cpu/0") == first
+    RunFolder(arranged.runs / first).move(["queued"], "completed")
+    RunFolder(arranged.runs / held[0]).move(["queued"], "stopped")
+    arranged.withdraw(held[0])
+    left = [row for row in decided(arranged) if row[0] != first]
+    destroy(arranged, "garbage")
+    assert decided(arranged) == left
+    RunFolder(arranged.runs / held[0]).move(["stopped"], "queued")
+    arranged.reconcile()
+    assert decided(arranged)[-1] == (held[0], False, 0)  # it was withdrawn: nobody holds it any more
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"runs": 3}', '{"runs": [null, {"run_id": 4}]}'])
+def test_without_the_order_the_runs_still_come_back(arranged, text):
+    ids = sorted(run_id for run_id, _, _ in decided(arranged))
+    destroy(arranged, "garbage")
+    (arranged.runs / ORDER_FILE).write_text(text, encoding="utf-8")
+    assert decided(arranged) == [(run_id, False, 0) for run_id in ids]
 
 
 def test_another_program_may_read_the_queue(queue, tmp_path):
