@@ -200,17 +200,19 @@ def _data(contents: Contents) -> str:
 
 
 def _scores(page: Page, contents: Contents, group: Group) -> str:
-    size = f"{group.comparison.n_images:,} images of {group.comparison.n_cases} cases"
     parts = [
-        paragraph(f"Every score with its 95% interval; n = {size}."),
+        paragraph(words.scores_sentence(contents, group)),
         table(words.score_header(group), words.score_rows(contents, group), last_is_baseline=True),
         "<details><summary>How each interval was made</summary>"
         + bullets(words.score_notes(group))
         + "</details>",
         page.figure(plots.forest(contents, group)),
-        "<h3>Balanced accuracy at each magnification</h3>",
-        table(words.power_header(group), words.power_rows(contents, group)),
     ]
+    if words.has_powers(group):
+        parts += [
+            "<h3>Balanced accuracy at each magnification</h3>",
+            table(words.power_header(group), words.power_rows(contents, group)),
+        ]
     rows = words.difference_rows(contents, group, headline=True)
     if rows:
         others = table(words.difference_header(), words.difference_rows(contents, group, headline=False))

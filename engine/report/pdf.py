@@ -41,7 +41,7 @@ from reportlab.platypus import (
 
 from engine.analysis import curves
 from engine.analysis.metrics import outcome
-from engine.report import words
+from engine.report import confusion, words
 from engine.report.checklist import answered
 from engine.report.contents import HEADLINE, Contents, Flow, Group, Picture, powers
 from engine.report.document import LEVELS, level_of
@@ -54,7 +54,7 @@ MARGIN = 18 * mm
 WIDTH = A4[0] - 2 * MARGIN
 INK, FAINT, EDGE, SOFT = HexColor("#23212B"), HexColor("#6B6676"), HexColor("#DCD9E4"), HexColor("#F5F4F8")
 ACCENT, LEAK, GREEN = HexColor("#5B3E8F"), HexColor("#B3261E"), HexColor("#2E7D4F")
-_LONG_WORD = 34
+_ROOM = 190  # points below the heading of a section, or it begins the next page
 _ESTIMATE = re.compile(r"(-?\d+\.\d+) (\[.*\])")  # the interval stands below its number
 
 
@@ -83,12 +83,8 @@ def plain(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """Text for a paragraph: nothing in it is markup, and a long word may break anywhere."""
-    parts = []
-    for word in plain(value).split(" "):
-        pieces = [word[start : start + _LONG_WORD] for start in range(0, len(word), _LONG_WORD)] or [""]
-        parts.append(" ".join(pieces))
-    return html.escape(" ".join(parts), quote=False).replace("\n", "<br/>")
+    """Text for a paragraph: nothing in it is markup. A word too long for its line is broken by the paragraph."""
+    return html.escape(plain(value), quote=False).replace("\n", "<br/>")
 
 
 @cache
@@ -218,7 +214,7 @@ def _story(contents: Contents) -> list[Flowable]:
         ("How to reproduce", [_p(line, "code") for line in words.commands(contents)]),
     ]  # fmt: skip
     for number, (title, parts) in enumerate(sections, 1):
-        story += [_p(f"{number}. {title}", "h2"), *parts]
+        story += [CondPageBreak(_ROOM), _p(f"{number}. {title}", "h2"), *parts]
     return story
 
 
@@ -281,15 +277,16 @@ def _data(contents: Contents) -> list[Flowable]:
 
 
 def _scores(contents: Contents, group: Group) -> list[Flowable]:
-    size = f"{group.comparison.n_images:,} images of {group.comparison.n_cases} cases"
+    table = _table(words.score_header(group), words.score_rows(contents, group))
     parts: list[Flowable] = [
-        _p(f"Every score with its 95% interval over whole cases; n = {size}."),
+        _p(words.scores_sentence(contents, group)),
         Spacer(1, 3),
-        _table(words.score_header(group), words.score_rows(contents, group)),
+        table,
         KeepTogether([_p("Balanced accuracy with 95% intervals", "h3"), _forest(contents, group)]),
-        _p("Balanced accuracy at each magnification", "h3"),
-        _table(words.power_header(group), words.power_rows(contents, group)),
     ]
+    if words.has_powers(group):
+        powers_ = _table(words.power_header(group), words.power_rows(contents, group))
+        parts += [_p("Balanced accuracy at each magnification", "h3"), powers_]
     rows = words.difference_rows(contents, group, headline=True)
     if rows:
         title = f"Differences to {contents.names[group.comparison.reference]}"
@@ -538,22 +535,21 @@ def _matrices(contents: Contents, group: Group) -> list[Flowable]:
     parts: list[Flowable] = [
         _p("Counts of images; rows true, columns predicted; colour is the share of the true class.", "small")
     ]
+    columns, titles = confusion.columns(["all", *powers(group)])
     for entry in group.comparison.entries:
-        parts.append(_matrix_row(contents.names[entry.id], entry.confusion, ["all", *powers(group)], classes))
+        shown = {titles.get(name, name): entry.confusion.get(name, []) for name in columns}
+        parts.append(_matrix_row(contents.names[entry.id], shown, classes))
     return parts
 
 
-def _matrix_row(
-    name: str, confusion: dict[str, list[list[int]]], columns: list[str], classes: Sequence[str]
-) -> Drawing:
+def _matrix_row(name: str, matrices: dict[str, list[list[int]]], classes: Sequence[str]) -> Drawing:
     size = len(classes)
     cell = 24.0 if size <= 2 else min(18.0, 76.0 / size)
     drawing = Drawing(WIDTH, size * cell + 24)
     drawing.add(_string(0, size * cell / 2, _fit(name, 7.5, 112), 7.5))
-    for position, column in enumerate(columns):
+    for position, (column, matrix) in enumerate(matrices.items()):
         x = 150 + position * (size * cell + 20)
         drawing.add(_string(x + size * cell / 2, size * cell + 13, column, 7, bold=True, textAnchor="middle"))
-        matrix = confusion.get(column, [])
         for true, row in enumerate(matrix):
             if position == 0:
                 drawing.add(

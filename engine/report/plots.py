@@ -52,7 +52,8 @@ def forest(contents: Contents, group: Group, score: str = HEADLINE) -> Shown:
 def matrices(contents: Contents, group: Group) -> Shown:
     """Confusion matrices: a row per run, a column for all images and one per magnification."""
     classes = group.comparison.aligned.classes
-    columns, colours = ["all", *powers(group)], run_colours(contents)
+    columns, titles = confusion.columns(["all", *powers(group)])
+    colours = run_colours(contents)
     leaking = {run.id for run in contents.runs if run.audit.get("level") == "leak"}
     rows = [
         confusion.Row(
@@ -60,7 +61,7 @@ def matrices(contents: Contents, group: Group) -> Shown:
         )
         for entry in group.comparison.entries
     ]
-    figure = confusion.figure(rows, columns, classes)
+    figure = confusion.figure(rows, columns, classes, titles=titles)
     cells = sum(confusion.widths(len(columns), len(classes)))
     figure.update_layout(width=round(62 * cells), template=figures.template())
     alt = confusion.alt_text(rows, columns, classes)

@@ -170,6 +170,20 @@ def _p(value: float) -> str:
     return "n/a" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def scores_sentence(contents: Contents, group: Group) -> str:
+    """What the table of scores holds, and why a number stands without its interval where one does."""
+    size = f"{group.comparison.n_images:,} images of {group.comparison.n_cases} cases"
+    said = f"Every score with its 95% interval over whole cases; n = {size}."
+    if any("[n/a]" in cell for row in score_rows(contents, group) for cell in row):
+        said += " [n/a]: too few cases of a class for an interval."
+    return said
+
+
+def has_powers(group: Group) -> bool:
+    """Whether images of several magnifications were scored: with one, its table says nothing new."""
+    return len(power_header(group)) > 3  # the run, all images, and one column per magnification
+
+
 def power_header(group: Group) -> list[str]:
     return ["Run", *[text for text, _ in next(iter(group.by_power.values()))]]
 

@@ -58,4 +58,14 @@ def test_letters_that_the_font_lacks_become_a_box():
 
 def test_markup_is_escaped_before_reportlab_reads_it():
     assert pdf.text("<b>x</b> & y") == "&lt;b&gt;x&lt;/b&gt; &amp; y"
-    assert max(map(len, pdf.text("w" * 300).split())) <= 34
+
+
+def test_a_long_word_is_broken_over_lines_and_stays_the_same_word():
+    from reportlab.platypus import Paragraph
+
+    word = "20261126-034349-tf_efficientnet_lite0-eb16" * 8
+    cell = Paragraph(pdf.text(word), pdf.styles()["body"])
+    cell.wrap(100, 1000)
+    lines = ["".join(line[1]) for line in cell.blPara.lines]
+    assert "".join(lines) == word, "no blank inside an id: it is copied from the page"
+    assert max(pdf.pdfmetrics.stringWidth(line, pdf.fonts()[0], 9) for line in lines) <= 100
