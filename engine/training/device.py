@@ -57,7 +57,8 @@ class Device:
         """
         torch.default_generator.manual_seed(seed)
         if self.is_cuda:
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(self.torch):  # otherwise it would seed the first GPU, whichever this is
+                torch.cuda.manual_seed(seed)
 
     def memory_mb(self) -> float:
         """Memory in use: the peak on the GPU, or what this process has resident."""

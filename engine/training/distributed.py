@@ -15,6 +15,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from engine.errors import ConfigError
 from engine.training.device import Device
 
 
@@ -82,13 +83,31 @@ class Group:
             distributed.destroy_process_group()
 
 
-def join() -> Group:
-    """The group this process was started in, as torch.distributed.run tells by the environment."""
+def join(device: str = "auto") -> Group:
+    """The group this process was started in, as torch.distributed.run tells by the environment.
+
+    Args:
+        device: the run's, by name; what the processes tell each other travels on the same kind.
+
+    Raises:
+        ConfigError: more processes on this machine than GPUs.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Group()
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        beside, count = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if beside > count:
+            raise ConfigError(
+                "There are fewer GPUs than processes",
+                found=f"{beside} processes on this machine; {count} GPUs are visible",
+                remedy=f"Start at most {count} process{'' if count == 1 else 'es'}, or take --device cpu",
+            )
+        # NCCL talks through the current device, which is the first one in every process unless it is told.
+        torch.cuda.set_device(local_device(device))
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group("nccl" if on_gpu else "gloo")
     return Group(distributed.get_rank(), world)
 
 

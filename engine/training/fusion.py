@@ -26,7 +26,7 @@ from engine.runs.folder import COMPLETED, STOPPED, RunFolder, locate
 from engine.runs.joining import check_members
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, failures
-from engine.training.device import choose, make_deterministic
+from engine.training.device import Device, choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table, softmax
 from engine.training.frozen import Backbone
 from engine.training.loading import batches
@@ -40,6 +40,8 @@ BATCH = 16
 RATE = 1e-3
 FEATURE_SHARE = 0.9
 """Of the progress bar: the features cost minutes, the MLP seconds."""
+PROCESSOR = Device(torch.device("cpu"))
+"""Where the MLP trains: its features are in memory already, and a step takes less than a copy to a GPU."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Fusion:
 
     def _of_member(self, number: int, member: RunFolder) -> np.ndarray:
         self.where = f"the features of {member.name}"
-        loaded = load_run_model(member, choose(self.config.training.device, "fp32").torch.type)
+        loaded = load_run_model(member, str(choose(self.config.training.device, "fp32").torch))
         packed = cache.pack(self.manifest, loaded.preprocessing, say=print)
         if not packed.readable.all():
             self.parts = parts_of(self.manifest, packed.readable)
@@ -203,7 +205,7 @@ class Fusion:
         wanted = batches(order, epoch, self.batch)
         for step, batch in enumerate(wanted):
             self.where = f"epoch {epoch}, step {step + 1}"
-            torch.manual_seed(sample_seed(self.seed, -1 - epoch, step))
+            PROCESSOR.seed(sample_seed(self.seed, -1 - epoch, step))
             rows = list(batch.rows)
             targets = torch.from_numpy(part.targets[rows])
             outputs = mlp(features[part.rows[rows]])

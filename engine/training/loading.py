@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections import deque
@@ -29,6 +30,9 @@ little but launches: by default either may keep the other waiting for 5 ms, a fi
 
 LOADER_TIMEOUT_S = 600.0
 """A loader process that makes no batch for so long hangs (a dead network drive, say): the run fails with that word."""
+LOOK_S = 5.0
+"""While a batch is awaited it is looked this often whether the loader processes live: where a server has started
+them (see `start_method`), no signal tells this process that one was killed."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +175,15 @@ def start_method(device: Device) -> str | None:
     return "forkserver"
 
 
-def _one_thread(_: int) -> None:
-    """A loader process is one of many: OpenCV's own threads would only get in the others' way."""
+def _begin(_: int) -> None:
+    """A loader process is one of many: OpenCV's own threads would only get in the others' way. And Ctrl-C or a closed
+    terminal reaches it too, but ends only the run, which still needs batches for its last step."""
     import cv2
 
     cv2.setNumThreads(0)
+    for name in ("SIGINT", "SIGHUP"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
 
 
 class Loader:
@@ -206,8 +214,8 @@ class Loader:
                 persistent_workers=True,
                 pin_memory=device.is_cuda,
                 prefetch_factor=4,
-                timeout=LOADER_TIMEOUT_S,
-                worker_init_fn=_one_thread,
+                timeout=min(LOOK_S, LOADER_TIMEOUT_S),
+                worker_init_fn=_begin,
                 multiprocessing_context=start_method(device),
             )
 
@@ -239,4 +247,20 @@ class Loader:
             feed.add(ahead[len(known) - len(wanted) :])
         for _ in wanted:
             feed.coming.popleft()
-            yield next(self._stream)
+            yield self._next(self._stream)
+
+    def _next(self, stream: Iterator) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch that comes next.
+
+        Raises:
+            RuntimeError: a loader process died, or none came for `LOADER_TIMEOUT_S`.
+        """
+        end = time.monotonic() + LOADER_TIMEOUT_S
+        while True:
+            try:
+                return next(stream)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+                if time.monotonic() >= end:
+                    raise RuntimeError(f"DataLoader timed out after {LOADER_TIMEOUT_S:g} seconds") from error

@@ -72,6 +72,19 @@ def train(folder: RunFolder, report: Reporter) -> str:
         return STOPPED
     except Exception as error:
         failure = failures.translate(error, recipe, fit.where if fit else "before the first step")
+        if (
+            failure is not None
+            and failure.kind == "loader"
+            and fit.group.world == 1
+            and report.stop_requested()
+        ):
+            # A stop that was sent to a whole group of processes ends the loader processes at once. What this
+            # one was in the middle of is unknown, so that nothing is written.
+            print(
+                "Stopped together with its loader processes; resume goes on from the last checkpoint.",
+                flush=True,
+            )
+            return STOPPED
         if failure is None or failure is error:
             raise
         raise failure from error
@@ -174,7 +187,7 @@ class Fit:
     def __init__(self, folder: RunFolder, report: Reporter, config: RunConfig, recipe: Recipe):
         self.folder, self.report, self.config, self.recipe = folder, report, config, recipe
         self.where = "before the first step"
-        self.group = distributed.join()
+        self.group = distributed.join(config.training.device)
         self.beside = ExitStack()
         self.beside.callback(self.group.leave)
         given = config.training

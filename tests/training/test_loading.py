@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections import Counter
 
 import numpy as np
+import psutil
 import pytest
 import tiny_runs
 import torch
 
 from engine.data import cache
 from engine.data.preprocessing import Preprocessing
+from engine.training import loading
 from engine.training.device import Device, choose
-from engine.training.loading import Loader, TrainingImages, Waiting, batches, order
+from engine.training.loading import Loader, TrainingImages, Waiting, batches, order, start_method
 
 STRATA = np.array(["benign/40X"] * 5 + ["malignant/40X"] * 60 + ["malignant/400X"] * 35)
 
@@ -72,6 +77,42 @@ def test_loader_processes_change_no_pixel(images):
         alone = alone[len(half) :]
 
 
+@pytest.fixture
+def from_a_server(monkeypatch):
+    """Loader processes begin as beside a GPU."""
+    monkeypatch.setattr(loading, "start_method", lambda _: start_method(Device(torch.device("cuda"))))
+
+
+@pytest.mark.slow
+def test_loader_processes_of_a_server_change_no_pixel_outlive_ctrl_c_and_are_missed(
+    images, from_a_server, monkeypatch
+):
+    """As beside a GPU, where they inherit nothing: what they need travels, the signals of a terminal do not end
+    them, and a killed one is noticed although no signal tells of it."""
+    monkeypatch.setattr(loading, "LOOK_S", 0.5)
+    first, second, third = (batches(np.arange(20), epoch, 4) for epoch in (1, 2, 3))
+    alone = served(Loader(images, choose("cpu"), 0), first + second)  # and now the augmenter is built
+    assert images._augmenter is not None
+    helped = Loader(images, choose("cpu"), 2)
+    made = served(helped, first)
+    workers = psutil.Process().children(recursive=True)
+    loaders = [psutil.Process(worker.pid) for worker in helped._stream._workers]
+    assert all(loader in workers and loader.ppid() != os.getpid() for loader in loaders)
+    for loader in loaders:
+        loader.send_signal(signal.SIGINT)
+        loader.send_signal(signal.SIGHUP)
+    made += served(helped, second)
+    for (ours, theirs), (same, classes) in zip(alone, made, strict=True):
+        assert torch.equal(ours, same)
+        assert torch.equal(theirs, classes)
+    loaders[1].kill()
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly"):
+        served(helped, third)
+    assert time.monotonic() - began < 10 < loading.LOADER_TIMEOUT_S
+    helped.close()
+
+
 @pytest.mark.slow
 def test_loader_processes_go_on_with_the_next_epoch_and_survive_another_wish(images):
     """What is made ahead is served when it is asked for, and thrown away when something else is."""
@@ -112,8 +153,6 @@ def test_evaluation_sees_all_tiles_and_training_one_window(tiny_data):
 
 
 def test_waiting_is_counted():
-    import time
-
     def slow():
         for number in range(3):
             time.sleep(0.02)

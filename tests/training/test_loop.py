@@ -204,6 +204,22 @@ def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_checkpoint(make_r
     assert (state["epoch"], state["step"]) == (2, 0)
 
 
+def test_a_stop_that_ends_the_loader_processes_first_is_a_stop(make_run, monkeypatch):
+    """A scheduler that signals a whole group of processes; without a stop it is a failure."""
+
+    def ended(*_):
+        raise RuntimeError("DataLoader worker (pid(s) 17) exited unexpectedly")
+
+    folder = make_run()
+    with monkeypatch.context() as broken:
+        broken.setattr(loop.Fit, "_backward", ended)
+        assert failure_of(folder).kind == "loader"
+        broken.setattr(loop.Fit, "_backward", lambda *_: (folder.request_stop(), ended()))
+        assert tiny_runs.fit(folder) == "stopped"
+    folder.clear_stop()
+    assert tiny_runs.fit(folder) == "completed"
+
+
 def test_a_full_disk_is_named(make_run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "last.ckpt")
