@@ -1,42 +1,50 @@
 """What a training batch looks like after augmentation, drawn by a process of its own.
 
 albumentations imports torch (six seconds, half a gigabyte), which the server does not carry for a picture:
-`python -m dashboard.batch_preview RECIPE SIZE GEOMETRY N IMAGE...` writes a contact sheet (PNG) to stdout.
+`python -m dashboard.batch_preview` reads what is wanted (JSON) from stdin and writes a line of JSON and a contact
+sheet (PNG) to stdout.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from engine.data.preprocessing import Preprocessing
 from engine.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 GAP = 4
+CELL = 224
+"""Widest cell of a sheet, pixels: larger squares are made at their own size and shrunk to be shown."""
 TIMEOUT_S = 120
 
 
-def sheet(paths: Sequence[Path], recipe: str, size: int, geometry: str, n: int) -> bytes:
-    """The contact sheet as PNG: a row per image, the image as it is and `n` augmented versions.
+def sheet(
+    paths: Sequence[str | Path], recipe: str, preprocessing: dict[str, Any], n: int
+) -> tuple[bytes, list[int]]:
+    """A row per image: as it is; recoloured, where the stain is normalised; and `n` augmented versions.
+
+    Args:
+        recipe: one of `engine.data.augment.RECIPES`.
+        preprocessing: `engine.data.preprocessing.Preprocessing.as_record`.
+
+    Returns:
+        The contact sheet as PNG, and the rows (from 0) whose stain could not be normalised.
 
     Raises:
         DataError: an image cannot be decoded, or the preview took too long.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "dashboard.batch_preview",
-        recipe,
-        str(size),
-        geometry,
-        str(n),
-        *map(str, paths),
-    ]
+    wanted = {"paths": list(map(str, paths)), "recipe": recipe, "preprocessing": preprocessing, "n": n}
+    command = [sys.executable, "-m", "dashboard.batch_preview"]
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
     try:
         done = subprocess.run(
@@ -45,7 +53,7 @@ def sheet(paths: Sequence[Path], recipe: str, size: int, geometry: str, n: int) 
             cwd=ROOT,
             env=environment,
             timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
+            input=json.dumps(wanted).encode(),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -61,7 +69,8 @@ def sheet(paths: Sequence[Path], recipe: str, size: int, geometry: str, n: int) 
             found=lines[-1][:200] if lines else None,
             remedy="Choose another recipe or image size",
         )
-    return done.stdout
+    said, _, picture = done.stdout.partition(b"\n")
+    return picture, json.loads(said)
 
 
 def tile(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -76,19 +85,39 @@ def tile(rows: Sequence[np.ndarray]) -> np.ndarray:
     return canvas
 
 
-def _main(arguments: Sequence[str]) -> int:
+def draw(wanted: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
+    """The sheet that `sheet` asks for as an image (h, w, 3), and the rows whose stain could not be normalised.
+
+    Raises:
+        DataError, ConfigError: an image cannot be decoded; unknown recipe.
+    """
     from engine.data import augment, images
 
-    recipe, size, geometry, n, *paths = arguments
-    rows = []
-    for path in paths:
+    preprocessing = Preprocessing.from_record(wanted["preprocessing"])
+    # A whole photograph beside windows of it: squeezed into the same square.
+    whole = (
+        replace(preprocessing, geometry="letterbox") if preprocessing.geometry == "tiles" else preprocessing
+    )
+    rows, own_colours = [], []
+    for number, path in enumerate(wanted["paths"]):
         image = images.decode(Path(path))
-        shown = images.resize(image, int(size), "square" if geometry == "tiles" else geometry)
-        made = augment.preview(image, recipe, int(size), geometry, int(n))
-        rows.append(np.concatenate([shown[None, : made.shape[1], : made.shape[2]], made]))
-    sys.stdout.buffer.write(images.encode_png(tile(rows)))
+        cells = [replace(whole, stain=None).squares(image)[0]]
+        cells += [whole.squares(image)[0]] if whole.stain else []
+        made, normalised = augment.preview(image, wanted["recipe"], preprocessing, wanted["n"])
+        rows.append(
+            np.stack([images.shrink(cell, min(CELL, preprocessing.size)) for cell in [*cells, *made]])
+        )
+        own_colours += [] if normalised else [number]
+    return tile(rows), own_colours
+
+
+def _main() -> int:
+    from engine.data.images import encode_png
+
+    picture, own_colours = draw(json.load(sys.stdin))
+    sys.stdout.buffer.write(json.dumps(own_colours).encode() + b"\n" + encode_png(picture))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(_main())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import streamlit as st
 
 from dashboard import batch_preview, places
 from engine.analysis import intervals, review
-from engine.data import datasets, hashing, thumbnails
+from engine.data import datasets, hashing, stain, thumbnails
 from engine.data.breakhis import Inventory
 from engine.data.files import Progress
 from engine.data.manifest import Manifest
+from engine.data.preprocessing import Preprocessing
 from engine.errors import EngineError, RunError
 from engine.runs import folder as run_folder
 from engine.runs import launch
@@ -127,14 +129,39 @@ def _thumbnail(path: str, stamp: tuple, width: int) -> bytes:
     return thumbnails.thumbnail_jpeg(Path(path), width)
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def batch_sheet(paths: tuple[str, ...], recipe: str, size: int, geometry: str, n: int) -> bytes:
-    """Augmented versions of images as one PNG (see `dashboard.batch_preview`).
+def batch_sheet(
+    paths: Sequence[str], recipe: str, preprocessing: Preprocessing, n: int
+) -> tuple[bytes, list[int]]:
+    """Augmented versions of images as one PNG, and the rows in their own colours (see `dashboard.batch_preview`).
 
     Raises:
         DataError: an image or the preview fails.
     """
-    return batch_preview.sheet([Path(path) for path in paths], recipe, size, geometry, n)
+    files = tuple((path, _file_stamp(path)) for path in paths)
+    return _batch_sheet(files, recipe, preprocessing.as_record(), n)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _batch_sheet(files: tuple, recipe: str, preprocessing: dict, n: int) -> tuple[bytes, list[int]]:
+    return batch_preview.sheet([path for path, _ in files], recipe, preprocessing, n)
+
+
+def stain_normaliser(ready: launch.Prepared, method: str) -> stain.StainNormaliser | None:
+    """The normaliser that a run on this split would have, fitted to its training part; None for `none`.
+
+    Raises:
+        DataError: no training image can serve as reference.
+    """
+    if method == "none":
+        return None
+    root = str(ready.manifest.root)
+    record = _stain_reference(root, folder_stamp(root), ready.split_hash, method, ready.manifest)
+    return stain.StainNormaliser(stain.Reference.from_record(record))
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _stain_reference(root: str, stamp: tuple, split_hash: str, method: str, _manifest: Manifest) -> dict:
+    return stain.choose_reference(_manifest, method).as_record()
 
 
 def stain_preview(root: str | Path, method: str, count: int) -> tuple[str, list, int]:

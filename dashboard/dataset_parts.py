@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from dashboard import cached, overview_parts, places, selection, widgets
 from engine.data import breakhis
 from engine.data import images as pixels
 from engine.data.breakhis import Inventory
+from engine.data.files import Problem
 from engine.data.manifest import CLASSES, MAGNIFICATIONS, Manifest, order_magnifications
 from engine.errors import EngineError
 from engine.report import figures
@@ -72,9 +74,13 @@ def summary_line(manifest: Manifest, inventory: Inventory) -> None:
     """Images, slides, cases, problems: the first thing to know."""
     columns = st.columns(5, border=True)
     columns[0].metric("Images", f"{inventory.images:,}")
-    columns[1].metric("Slides", inventory.slides)
-    columns[2].metric("Cases", inventory.cases)
-    columns[3].metric("Magnifications", len(manifest.magnifications), help=", ".join(manifest.magnifications))
+    for column, what, count, named in (
+        (columns[1], "slide", inventory.slides, ""),
+        (columns[2], "case", inventory.cases, ""),
+        (columns[3], "magnification", len(manifest.magnifications), ", ".join(manifest.magnifications)),
+    ):
+        unknown = f"No image says its {what}: a CSV can, in a column {what}."
+        column.metric(f"{what.capitalize()}s", count or "unknown", help=named if count else unknown)
     left_out = sum(problem.excluded for problem in inventory.problems)
     columns[4].metric(
         "Problems",
@@ -90,23 +96,21 @@ def summary_line(manifest: Manifest, inventory: Inventory) -> None:
 # --- contents ------------------------------------------------------------------------------------------
 def contents(root: str, manifest: Manifest, inventory: Inventory) -> None:
     """Counts per class and magnification, per subtype, against the official release; problems by file."""
-    left, right = st.columns([6, 5], gap="medium")
-    with left:
-        st.subheader("Images per class and magnification", anchor=False)
+    table = subtype_table(manifest.table)
+    parts = st.columns([1] if table.empty else [6, 5], gap="medium")
+    with parts[0]:
+        powers = bool(manifest.magnifications)
+        st.subheader(f"Images per class{' and magnification' if powers else ''}", anchor=False)
         fig, alt = counts_figure(inventory.counts)
-        widgets.show_figure(
-            fig, "Images; a case has several slides, a slide images at every magnification.", alt, "counts"
-        )
-    with right:
-        st.subheader("Subtypes", anchor=False)
-        table = subtype_table(manifest.table)
-        if table.empty:
-            st.caption("No image names a subtype.")
-        else:
+        note = "Images; a case has several slides, a slide images at every magnification."
+        widgets.show_figure(fig, note if powers else "Images of every class.", alt, "counts")
+    if not table.empty:
+        with parts[1]:
+            st.subheader("Subtypes", anchor=False)
             st.dataframe(
                 table,
                 hide_index=True,
-                height=35 * (len(table) + 1) + 3,
+                height="content",
                 column_config={
                     "Class": st.column_config.TextColumn(width=80),
                     "Subtype": st.column_config.TextColumn(width=165),
@@ -126,11 +130,13 @@ def contents(root: str, manifest: Manifest, inventory: Inventory) -> None:
 
 
 def counts_figure(counts: pd.DataFrame) -> tuple[go.Figure, str]:
-    """Small multiples: a bar per class within each magnification, the number on it."""
+    """Small multiples: a bar per class within each magnification, the number on it; a bar per class where none
+    is known."""
+    known = [str(name) for name in counts.columns if str(name)]
     fig = go.Figure()
     for position, (label, row) in enumerate(counts.iterrows()):
         fig.add_bar(
-            x=[str(name) or "unknown" for name in counts.columns],
+            x=[str(name) or "unknown" for name in counts.columns] if known else [str(label)],
             y=row.to_list(),
             name=str(label),
             text=[f"{value:,}" for value in row],
@@ -140,18 +146,20 @@ def counts_figure(counts: pd.DataFrame) -> tuple[go.Figure, str]:
         )
     top = float(counts.to_numpy().max(initial=1))
     fig.update_layout(
-        barmode="group",
-        bargap=0.35,
+        barmode="group" if known else "relative",
+        showlegend=bool(known),
+        bargap=0.35 if known else 0.5,
         height=270,
         margin={"l": 10, "r": 10, "t": 34, "b": 10},
         legend={"orientation": "h", "y": 1.18, "x": 0},
         yaxis={"visible": False, "range": [0, top * 1.15]},
     )
     said = "; ".join(
-        f"{label}: " + ", ".join(f"{value} at {name}" for name, value in row.items())
+        f"{label}: "
+        + ", ".join(f"{value} at {name or 'unknown'}" if known else str(value) for name, value in row.items())
         for label, row in counts.iterrows()
     )
-    return fig, f"Images per class and magnification. {said}."
+    return fig, f"Images per class{' and magnification' if known else ''}. {said}."
 
 
 def subtype_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -255,18 +263,28 @@ def _problems(inventory: Inventory) -> None:
     left_out = sum(problem.excluded for problem in inventory.problems)
     st.subheader(f"Problems ({len(inventory.problems)})", anchor=False)
     st.caption(f"{widgets.counted(left_out, 'file is', 'files are')} left out; the rest stays usable.")
+    table = problem_table(inventory.problems)
     st.dataframe(
-        pd.DataFrame(
-            [
-                (problem.file, problem.message, "left out" if problem.excluded else "used")
-                for problem in inventory.problems
-            ],
-            columns=["File", "What is wrong", "Image"],
-        ),
+        table,
         hide_index=True,
-        height=min(38 * (len(inventory.problems) + 1) + 3, 320),
+        height="content" if len(table) <= 9 else 340,
+        column_config={
+            "What is wrong": st.column_config.TextColumn(width="large"),
+            "Image": st.column_config.TextColumn(width=70),
+            "Folder": st.column_config.TextColumn(width="medium"),
+        },
         alt="Files with problems.",
     )
+
+
+def problem_table(problems: Sequence[Problem]) -> pd.DataFrame:
+    """A row per file: its name, what is wrong with it, whether it is used, and where it lies."""
+    rows = []
+    for problem in problems:
+        folder, _, name = problem.file.rpartition("/")
+        wrong = problem.message.removeprefix(name).strip()  # most sentences begin with the name
+        rows.append((name, wrong, "left out" if problem.excluded else "used", folder))
+    return pd.DataFrame(rows, columns=["File", "What is wrong", "Image", "Folder"])
 
 
 # --- images --------------------------------------------------------------------------------------------
@@ -323,9 +341,13 @@ def _filter(
 
 def _grid(manifest: Manifest, rows: pd.DataFrame) -> None:
     columns = st.columns(6, gap="small")
+    places_of = {label: number for number, label in enumerate(manifest.classes)}
     for position, row in enumerate(rows.to_dict("records")):
         with columns[position % 6]:
-            said = f"{row['label']} {row['subtype']}, {row['magnification']}, case {row['case'] or 'unknown'}"
+            kind = " · ".join(
+                filter(None, (f"{row['label']} {row['subtype']}".strip(), row["magnification"]))
+            )
+            said = f"{kind.replace(' · ', ', ')}, case {row['case'] or 'unknown'}"
             try:
                 st.image(
                     cached.thumbnail(manifest.absolute(str(row["path"])), THUMB),
@@ -334,11 +356,11 @@ def _grid(manifest: Manifest, rows: pd.DataFrame) -> None:
                 )
             except EngineError as error:
                 st.caption(widgets.escaped(error.message))
-            dot = figures.class_colour(str(row["label"]))
+            dot = figures.class_colour(str(row["label"]), places_of.get(row["label"], 0))
             st.html(
                 f'<div style="font-size:.78rem;line-height:1.3;margin:-.35rem 0 .35rem" title="{widgets.plain(row["image_id"])}">'
-                f'<span class="bh-dot" style="background:{dot}" aria-hidden="true"></span> {widgets.plain(row["label"])} {widgets.plain(row["subtype"])} · '
-                f'{widgets.plain(row["magnification"])}<br><span class="bh-muted">{widgets.plain(row["case"] or row["image_id"])}</span></div>'
+                f'<span class="bh-dot" style="background:{dot}" aria-hidden="true"></span> {widgets.plain(kind)}'
+                f'<br><span class="bh-muted">{widgets.plain(row["case"] or row["image_id"])}</span></div>'
             )
 
 

@@ -13,11 +13,13 @@ from dashboard import (
     cached,
     launch_form,
     launch_parts,
+    pixel_preview,
     places,
     selection,
     widgets,
 )
 from dashboard.launch_form import Draft
+from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError, EngineError
 from engine.runs import catalog, executors, forecast, launch, presets
 from engine.runs import folder as run_folder
@@ -246,12 +248,12 @@ def _batch(config: RunConfig, ready: Prepared | None) -> None:
     paths = tuple(str(ready.manifest.absolute(str(path))) for path in rows["path"][:3])
     with widgets.errors_shown():
         with st.spinner("Augmenting ..."):
-            sheet = cached.batch_sheet(paths, recipe.augmentation, min(size, 160), geometry, 4)
-        said = (
-            f"{recipe.augmentation} augmentation: one training image per class (left) and four versions of it"
-        )
+            normaliser = cached.stain_normaliser(ready, config.model.stain)
+            seen = Preprocessing(size, geometry, recipe.interpolation, normaliser)
+            sheet, own_colours = cached.batch_sheet(paths, recipe.augmentation, seen, 4)
+        said = pixel_preview.batch_caption(recipe.augmentation, seen, "training image", 4, own_colours)
         st.image(sheet, width="stretch", alt=said)
-        st.caption(widgets.escaped(f"{said}, drawn at {min(size, 160)} pixels."))
+        st.caption(widgets.escaped(said))
 
 
 def _launch(planned: list[RunConfig], executor: str) -> None:

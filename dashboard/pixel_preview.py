@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from dashboard import cached, selection, widgets
 from engine.data import images, stain
 from engine.data.manifest import Manifest
+from engine.data.preprocessing import Preprocessing
 from engine.errors import EngineError
 from engine.runs.config import AUGMENTATIONS, DataConfig, ModelConfig, help_of
+from engine.runs.launch import Prepared
 
 SHOWN = 6
 WIDTH = 320
+SQUARE = 224
+VERSIONS = 6
 
 
 def section(root: str, manifest: Manifest) -> None:
     """Stain before and after, then a batch as the network would see it."""
-    _stain(root)
-    _augmentation(manifest)
+    method = _stain(root)
+    _augmentation(root, manifest, method)
 
 
-def _stain(root: str) -> None:
+def _stain(root: str) -> str:
+    """Before and after; returns the chosen method."""
     st.subheader("Stain normalisation", anchor=False)
     selection.choice_from_url("stain", list(stain.METHODS), "preview_stain", default="macenko")
     method = st.segmented_control(
@@ -37,7 +44,7 @@ def _stain(root: str) -> None:
             reference, pictures, failed = cached.stain_preview(root, str(method), SHOWN)
     except EngineError as error:
         widgets.show_error(error, level="info")
-        return
+        return str(method)
     columns = st.columns(SHOWN, gap="small")
     for column, (image_id, before, after, worked) in zip(columns, pictures, strict=False):
         with column:
@@ -54,9 +61,10 @@ def _stain(root: str) -> None:
             "its own training part and records it; in the study, another method (Vahadane) lowered the accuracy."
         )
     )
+    return str(method)
 
 
-def _augmentation(manifest: Manifest) -> None:
+def _augmentation(root: str, manifest: Manifest, method: str) -> None:
     st.subheader("Augmentation", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         selection.choice_from_url(
@@ -64,6 +72,15 @@ def _augmentation(manifest: Manifest) -> None:
         )
         recipe = st.segmented_control("Recipe", AUGMENTATIONS, key="preview_augmentation", required=True)
         selection.choice_to_url("augmentation", "preview_augmentation", default="study")
+        selection.choice_from_url("resized", list(images.INTERPOLATIONS), "preview_resized", default="area")
+        resized = st.segmented_control(
+            "Resized", list(images.INTERPOLATIONS), key="preview_resized", required=True,
+            help="; ".join(f"{name}: {words}" for name, words in images.INTERPOLATIONS.items()) + ".",
+        )  # fmt: skip
+        selection.choice_to_url("resized", "preview_resized", default="area")
+        recoloured = st.toggle(
+            f"Recoloured by {method}", key="preview_recoloured", help="With the method chosen above."
+        )
         wanted = st.toggle(
             "Draw a batch", key="preview_batch", help="By a process of its own; takes some seconds."
         )
@@ -73,10 +90,45 @@ def _augmentation(manifest: Manifest) -> None:
     paths = tuple(str(manifest.absolute(str(path))) for path in rows["path"][:4])
     with widgets.errors_shown():
         with st.spinner("Augmenting ..."):
-            sheet = cached.batch_sheet(paths, str(recipe), 160, "square", 7)
-        said = f"{recipe}: one image per class as it is (left) and seven versions of it, at 160 pixels"
+            normaliser = cached.stain_normaliser(_split_of(root), method) if recoloured else None
+            seen = Preprocessing(SQUARE, "square", str(resized), normaliser)
+            sheet, own_colours = cached.batch_sheet(paths, str(recipe), seen, VERSIONS)
+        said = batch_caption(str(recipe), seen, "image", VERSIONS, own_colours)
         st.image(sheet, width="stretch", alt=said)
-        st.caption(widgets.escaped(f"{said}."))
+        st.caption(widgets.escaped(said))
+
+
+def batch_caption(
+    recipe: str, preprocessing: Preprocessing, what: str, versions: int, own_colours: Sequence[int]
+) -> str:
+    """What a sheet of `cached.batch_sheet` shows, and which of its rows could not be recoloured."""
+    words = [f"One {what} per class as it is (left)"]
+    if preprocessing.stain:
+        reference = preprocessing.stain.reference
+        words.append(f"recoloured by {reference.method} after {reference.image_id}")
+    words.append(f"and {versions} versions of it, augmentation {recipe}")
+    resized = (
+        "windows at native resolution"
+        if preprocessing.geometry == "tiles"
+        else f"{preprocessing.geometry}, {preprocessing.interpolation} interpolation"
+    )
+    said = f"{', '.join(words)}; {preprocessing.size} pixels, {resized}."
+    if own_colours:
+        rows = ", ".join(str(row + 1) for row in own_colours)
+        said += f" Not normalised, in {'its' if len(own_colours) == 1 else 'their'} own colours: row {rows}."
+    return said
+
+
+def _split_of(root: str) -> Prepared:
+    """The first fold by case; where cases are unknown, a split by image.
+
+    Raises:
+        DataError, SplitError: the data set cannot be divided.
+    """
+    try:
+        return cached.prepared(DataConfig(root=root, protocol="case"))
+    except EngineError:
+        return cached.prepared(DataConfig(root=root, protocol="image"))
 
 
 def before_and_after(
@@ -90,11 +142,10 @@ def before_and_after(
         DataError: no image can serve as reference.
         SplitError: the data set cannot be divided.
     """
-    try:
-        ready = cached.prepared(DataConfig(root=root, protocol="case"))
-    except EngineError:
-        ready = cached.prepared(DataConfig(root=root, protocol="image"))
-    normaliser = stain.StainNormaliser(stain.choose_reference(ready.manifest, method))
+    ready = _split_of(root)
+    normaliser = cached.stain_normaliser(ready, method)
+    if normaliser is None:
+        raise ValueError(f"no stain normalisation: {method}")
     shown = stain.preview(ready.manifest, normaliser, count)
     pictures = [
         (image_id, _small(before), _small(after), worked) for image_id, before, after, worked in shown

@@ -197,6 +197,7 @@ def answer(job: Job, judged: Judged, label: str, rule: Rule) -> None:
         st.caption(widgets.escaped(summary.met_sentence(met, label)))
     st.markdown(f"**{widgets.escaped(summary.counts_sentence(judged))}** {widgets.escaped(f'By {label}.')}")
     st.caption(widgets.escaped(str(judged.calibration)))
+    _stain(judged)
     _unlike(judged)
     if job.scores:
         st.subheader("Scores by the labels that are known", anchor=False)
@@ -224,6 +225,14 @@ def refusals(refused: Sequence[Refused], shown: int = 10) -> None:
         f"**{widgets.counted(len(refused), 'file')} not judged**\n" + "\n".join(lines) + more,
         icon=":material/warning:",
     )
+
+
+def _stain(judged: Judged) -> None:
+    sentence = widgets.escaped(summary.stain_sentence(judged))
+    if judged.own_colours:
+        st.warning(sentence, icon=":material/palette:")
+    elif sentence:
+        st.caption(sentence)
 
 
 def _unlike(judged: Judged) -> None:

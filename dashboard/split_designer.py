@@ -32,8 +32,8 @@ def section(root: str, manifest: Manifest) -> None:
         return
     found = _audited(root, ready)
     widgets.leakage_badge(found.as_record())
-    for warning in ready.warnings:
-        st.caption(f":material/info: {widgets.escaped(warning)}")
+    if ready.warnings:
+        st.caption("  \n".join(f":material/info: {widgets.escaped(warning)}" for warning in ready.warnings))
     _composition(manifest, ready)
     _audit(found)
     _next(root, data, ready)
@@ -118,7 +118,7 @@ def _composition(manifest: Manifest, ready: Prepared) -> None:
     left_out = len(manifest) - len(table)
     widgets.show_figure(
         fig,
-        "Images, slides and cases on each side; one case may hold several slides. "
+        "On each side; one case may hold several slides. "
         f"Not in this split: {widgets.counted(left_out, 'image')}.",
         alt,
         "composition",
@@ -133,13 +133,13 @@ def _composition(manifest: Manifest, ready: Prepared) -> None:
 
 
 def composition_figure(table: pd.DataFrame, by: str = "label") -> tuple[go.Figure, str]:
-    """Three small multiples (cases, slides, images), a bar per side, stacked by class, subtype or magnification."""
+    """Small multiples (cases, slides, images; those that are known), a bar per side, stacked by class, subtype or
+    magnification."""
     from plotly.subplots import make_subplots
 
-    units = ("cases", "slides", "images")
-    fig = make_subplots(
-        1, 3, subplot_titles=[unit.capitalize() for unit in units], shared_yaxes=True, horizontal_spacing=0.05
-    )
+    units = [unit for unit in ("cases", "slides", "images") if table[unit].any()]
+    titles = [unit.capitalize() for unit in units]
+    fig = make_subplots(1, len(units), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.05)
     sides = [side for side in reversed(SPLITS) if side in set(table["split"])]
     values = list(dict.fromkeys(table[by]))
     if by == "subtype":

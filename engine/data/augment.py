@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.data.images import GEOMETRIES
+from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import asks a server for news
@@ -113,13 +114,22 @@ def recipe(name: str, size: int, geometry: str = "square") -> Augmenter:
     return Augmenter(name, size, geometry, albumentations.Compose(steps))
 
 
-def preview(image: np.ndarray, name: str, size: int, geometry: str = "square", n: int = 8, seed: int = 0):
-    """`n` augmented versions of one image, as a training batch would see them: n x size x size x 3, uint8."""
-    from engine.data.images import resize
+def preview(image: np.ndarray, name: str, preprocessing: Preprocessing, n: int = 8, seed: int = 0):
+    """What a training batch would see of one image.
 
-    augment = recipe(name, size, geometry)
-    small = resize(image, size, geometry)
-    return np.stack([augment(small, sample_seed(seed, 0, number)) for number in range(n)])
+    Args:
+        image: uint8, height x width x 3, native.
+        name: one of `RECIPES`.
+        preprocessing: of the run: size, geometry, interpolation and stain.
+
+    Returns:
+        `n` augmented versions, uint8, n x size x size x 3; and True where there was no stain to normalise or it
+        could be.
+    """
+    augment = recipe(name, preprocessing.size, preprocessing.geometry)
+    prepared, normalised = preprocessing.prepare(image)
+    versions = [augment(prepared, sample_seed(seed, 0, number)) for number in range(n)]
+    return np.stack(versions), normalised
 
 
 def _window(A: Any, size: int) -> Any:

@@ -362,16 +362,17 @@ def split_warnings(table: pd.DataFrame) -> list[str]:
     notes: list[str] = []
     for side in ("val", "test"):
         part = table[table["split"] == side]
-        for label, images in part.groupby("label"):
-            cases = images.loc[images["case"] != "", "case"].nunique()
-            if 0 < cases < 5:
-                noun = "case" if cases == 1 else "cases"
-                notes.append(f"Only {cases} {noun} of class {label} in {side}: intervals will be wide.")
+        cases = part[part["case"] != ""].groupby("label")["case"].nunique()
+        few = [f"{label}: {count}" for label, count in cases.items() if count < 5]
+        if few:
+            notes.append(f"Few cases in {side} ({', '.join(few)}): intervals will be wide.")
         lacking = sorted(set(table["label"]) - set(part["label"]))
         if lacking:
             notes.append(f"No image of class {' and '.join(lacking)} in {side}.")
     train = set(table.loc[table["split"] == "train", "subtype"])
     unseen = sorted(set(table["subtype"]) - train - {""})
     if unseen:
-        notes.append(f"Subtype {' and '.join(unseen)} occurs in no training case.")
+        one = len(unseen) == 1
+        named = " and ".join(unseen)
+        notes.append(f"Subtype{'' if one else 's'} {named} occur{'s' if one else ''} in no training case.")
     return notes

@@ -42,7 +42,8 @@ def predict(
 
     Returns:
         What was judged, and the document of `predict --json`: `n`, `predictions`, `per_case`, `scores`,
-        `calibration`, `refused`, `referred`, `said` (sentences).
+        `calibration`, `refused`, `not_normalised` (image_ids in their own colours; null where the stain is
+        not normalised), `referred`, `said` (sentences).
 
     Raises:
         DataError, RunError, EnsembleError: see `engine.predict.judge.judge`.
@@ -79,6 +80,7 @@ def predict(
         "scores": {name: one.as_record() for name, one in summary.scores(judged).items()},
         "calibration": judged.calibration.as_record(),
         "refused": [{"name": one.name, "reason": one.reason} for one in judged.refused],
+        "not_normalised": None if judged.own_colours is None else list(judged.own_colours),
         "referred": sum(bool(why) for why in rule.reasons(judged.table)),
         "stopped": judged.stopped,
         "said": [*said, summary.RESEARCH],

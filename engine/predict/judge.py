@@ -61,6 +61,8 @@ class Judged:
             probabilities where they are not calibrated), `agreeing` and `members` (members that predict the
             ensemble's class), `stain_distance`, `magnification_distance` (1 = the limit) and `unlike`.
         paths: image_id -> file.
+        own_colours: image_ids whose stain could not be normalised for at least one network, which therefore saw
+            them in their own colours; None where no network normalises the stain.
         refused: files that were not judged.
         unfamiliar: why nothing is said about `unlike`; empty where it is.
         stopped: a stop came before the last image.
@@ -75,6 +77,7 @@ class Judged:
     unfamiliar: str
     members: tuple[str, ...]
     stopped: bool = False
+    own_colours: tuple[str, ...] | None = None
 
 
 def judge(
@@ -177,6 +180,7 @@ class _Ready:
 
     path: Path
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
+    normalised: bool = True
     look: Look | None = None
     error: DataError | None = None
 
@@ -186,8 +190,10 @@ def _prepare(path: Path, wanted: dict[str, Preprocessing], looked: bool) -> _Rea
         native = decode(path)
     except DataError as error:
         return _Ready(path, error=error)
-    pixels = {key: one.prepare(native)[0] for key, one in wanted.items()}
-    return _Ready(path, pixels, appearance.look(native) if looked else None)
+    prepared = {key: one.prepare(native) for key, one in wanted.items()}
+    pixels = {key: values for key, (values, _) in prepared.items()}
+    normalised = all(worked for _, worked in prepared.values())
+    return _Ready(path, pixels, normalised, appearance.look(native) if looked else None)
 
 
 def _prepared(
@@ -225,6 +231,7 @@ class _Found:
     def __init__(self, values: dict[str, list[np.ndarray]]):
         self.values = values
         self.kept: list[Path] = []
+        self.normalised: list[bool] = []
         self.looks: list[Look] = []
         self.refused: list[Refused] = []
         self.errors: list[DataError] = []
@@ -243,6 +250,7 @@ class _Found:
         if not good:
             return
         self.kept += [one.path for one in good]
+        self.normalised += [one.normalised for one in good]
         self.looks += [one.look for one in good if one.look is not None]
 
         def pixels(network: LoadedModel) -> list[np.ndarray]:
@@ -327,9 +335,14 @@ def _judged(
     if known:
         table = table.assign(**_unlike(known, found.looks))
     paths = dict(zip(table["image_id"], found.kept, strict=True))
+    own_colours = None
+    if any(network.preprocessing.stain for network in _networks(models)):
+        pairs = zip(table["image_id"], found.normalised, strict=True)
+        own_colours = tuple(name for name, normalised in pairs if not normalised)
     names = tuple(locate(folder.runs, run_id).name for run_id in members)
     return Judged(
-        folder.id, table, paths, tuple(found.refused), fitted, known[0] if known else None, unfamiliar, names, stopped
+        folder.id, table, paths, tuple(found.refused), fitted, known[0] if known else None, unfamiliar, names, stopped,
+        own_colours,
     )  # fmt: skip
 
 

@@ -32,6 +32,9 @@ def image_rows(judged: Judged, rule: Rule) -> pd.DataFrame:
     shown = pd.DataFrame({"Image": table["image_id"], "Predicted": [classes[k] for k in guess]})
     for name in _told_by(classes):
         shown[f"P({name})"] = table[f"calibrated_{name}"]
+    if judged.own_colours:
+        kept = table["image_id"].isin(judged.own_colours)
+        shown["Stain"] = np.where(kept, "own colours", "normalised")
     if len(judged.members) > 1:
         pairs = zip(table["agreeing"], table["members"], strict=True)
         shown["Members agree"] = [f"{agreeing} of {members}" for agreeing, members in pairs]
@@ -138,6 +141,18 @@ def unlike_sentence(judged: Judged, names: int = 5) -> str:
     )
 
 
+def stain_sentence(judged: Judged, names: int = 5) -> str:
+    """How many images could not be recoloured as the training images were; empty where nothing is recoloured."""
+    if judged.own_colours is None:
+        return ""
+    if not judged.own_colours:
+        return "The stain of every image was normalised, as in training."
+    return (
+        f"{len(judged.own_colours):,} of {_images(len(judged.table))} could not be stain-normalised and were judged "
+        f"in their own colours: {shorten(list(judged.own_colours), limit=names)}."
+    )
+
+
 def refused_sentence(judged: Judged, names: int = 5) -> str:
     """Which files were not judged and why; empty where all were."""
     if not judged.refused:
@@ -162,11 +177,12 @@ def score_lines(judged: Judged) -> list[tuple[str, str]]:
 
 
 def sentences(judged: Judged, rule: Rule, met: Met, name: str) -> list[str]:
-    """Everything in order: what was met before, the counts, calibration, looks, referral, refusals."""
+    """Everything in order: what was met before, the counts, calibration, stain, looks, referral, refusals."""
     lines = [
         met_sentence(met, name),
         counts_sentence(judged),
         str(judged.calibration),
+        stain_sentence(judged),
         unlike_sentence(judged),
         referral_sentence(judged, rule),
         refused_sentence(judged),

@@ -8,6 +8,7 @@ import pytest
 from dashboard import dataset_parts, split_designer
 from engine.data.audit import audit
 from engine.data.breakhis import take_inventory
+from engine.data.files import Problem
 from engine.data.splits import SplitSpec, composition, make_split
 
 
@@ -36,6 +37,29 @@ def test_counts_and_composition_say_in_words_what_they_show(tmp_path):
     cases = sum(int(value) for trace in fig.data[:2] for value in trace.x)
     assert cases == 20
     assert "train benign: 6 cases" in alt
+
+
+def test_without_magnifications_and_slides_only_what_is_known_is_drawn():
+    counts = pd.DataFrame({"": [12, 7]}, index=["tumour", "stroma"])
+    fig, alt = dataset_parts.counts_figure(counts)
+    assert [tuple(trace.x) for trace in fig.data] == [("tumour",), ("stroma",)]
+    assert alt == "Images per class. tumour: 12; stroma: 7."
+    table = pd.DataFrame(
+        {"split": ["train", "test"], "label": "tumour", "cases": [3, 1], "slides": 0, "images": [9, 3]}
+    )
+    fig, _ = split_designer.composition_figure(table)
+    assert [note.text for note in fig.layout.annotations] == ["Cases", "Images"]
+
+
+def test_a_problem_is_told_once_with_the_name_first():
+    table = dataset_parts.problem_table(
+        [
+            Problem("a/b/x.png", "empty", "x.png is empty. Found: 0 bytes."),
+            Problem("y.png", "name", "No class.", False),
+        ]
+    )
+    assert table.iloc[0].tolist() == ["x.png", "is empty. Found: 0 bytes.", "left out", "a/b"]
+    assert table.iloc[1].tolist() == ["y.png", "No class.", "used", ""]
 
 
 def test_the_subtype_table_counts_slides_and_cases(tmp_path):

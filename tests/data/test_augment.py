@@ -9,6 +9,8 @@ import pytest
 
 from engine.data import augment
 from engine.data.augment import RECIPES, preview, recipe, sample_seed
+from engine.data.preprocessing import Preprocessing
+from engine.data.stain import StainNormaliser, fit
 from engine.errors import ConfigError
 from engine.runs.config import AUGMENTATIONS
 
@@ -88,8 +90,18 @@ def test_neighbouring_samples_get_unrelated_seeds():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_preview_is_a_batch(image):
-    assert preview(image, "study", 32, n=3).shape == (3, 32, 32, 3)
+@pytest.mark.parametrize("interpolation", ["area", "bilinear"])
+def test_a_preview_shows_the_pixels_that_training_sees(image, interpolation):
+    """Interpolation and stain, too: with nothing augmented a version is the prepared image itself."""
+    dark = (image // 2).astype(np.uint8)
+    stain = StainNormaliser(fit("reinhard", "other.png", dark))
+    seen = Preprocessing(32, "square", interpolation, stain)
+    shown, normalised = preview(image, "none", seen, n=2)
+    assert normalised
+    assert np.array_equal(shown, np.stack([seen.squares(image)[0]] * 2))
+    assert preview(image, "study", Preprocessing(32, "tiles"), n=3)[0].shape == (3, 32, 32, 3)
+    macenko = Preprocessing(32, stain=StainNormaliser(fit("macenko", "other.png", dark)))
+    assert not preview(np.full_like(image, 255), "study", macenko, n=1)[1]
 
 
 def test_unknown_names_are_refused():

@@ -201,6 +201,24 @@ def test_warnings_name_subtypes_that_train_never_saw(breakhis):
     assert not any("no training case" in note for note in split_warnings(split))
     without = split[~((split["subtype"] == "PT") & (split["split"] == "train"))]
     assert any("PT occurs in no training case" in note for note in split_warnings(without))
+    without = without[~((without["subtype"] == "TA") & (without["split"] == "train"))]
+    assert any("Subtypes PT and TA occur in no training case" in note for note in split_warnings(without))
+
+
+def test_few_cases_of_several_classes_are_one_warning_a_side():
+    rows = [
+        ("train", "a", "1"),
+        ("test", "a", "2"),
+        ("test", "b", "3"),
+        ("test", "b", "4"),
+        ("val", "a", "5"),
+    ]
+    table = pd.DataFrame(rows, columns=["split", "label", "case"]).assign(subtype="")
+    assert split_warnings(table) == [
+        "Few cases in val (a: 1): intervals will be wide.",
+        "No image of class b in val.",
+        "Few cases in test (a: 1, b: 2): intervals will be wide.",
+    ]
 
 
 def test_split_hash_knows_every_image_and_side(breakhis):

@@ -194,6 +194,26 @@ def test_a_folder_is_judged_and_its_training_images_raise_the_badge(
     assert "Balanced accuracy" in text
 
 
+def test_images_in_their_own_colours_are_named(app, said, with_weights, tmp_path, monkeypatch):
+    rows = with_weights.manifest().table.head(3)
+    folder = drawn(with_weights, tmp_path, rows["image_id"])
+    name = str(rows["image_id"].iloc[1])
+
+    def judge(run, paths, *, told, progress, phase, stop):
+        return judged(run, rows, sorted(paths), own_colours=(name,))
+
+    monkeypatch.setattr(predict_job, "judge", judge)
+    at = finish(ask(app, with_weights, folder))
+    assert not at.exception, at.exception
+    assert (
+        f"1 of 3 images could not be stain-normalised and were judged in their own colours: {name}"
+        in said(at)
+    )
+    shown = at.dataframe[0].value.set_index("Image")["Stain"]
+    assert shown[name] == "own colours"
+    assert set(shown.drop(name)) == {"normalised"}
+
+
 def test_a_prediction_is_cancelled_and_keeps_what_was_judged(app, said, with_weights, tmp_path, monkeypatch):
     rows = with_weights.manifest().table.head(3)
     folder = drawn(with_weights, tmp_path, rows["image_id"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
 import pytest
 
 from engine import cli
-from engine.data.images import decode
+from engine.data import stain
+from engine.data.images import decode, encode_png
 from engine.errors import DataError, RunError
 from engine.predict import maps, summary
 from engine.predict.judge import BATCH, judge
@@ -161,6 +163,43 @@ def test_the_command_writes_table_report_and_one_document(tiny, tmp_path, capsys
     assert "http" not in html.partition("</style>")[2].replace("http-equiv", "")
     assert cli.main(["predict", run.id, str(tmp_path / "none.png"), "--runs", str(run.runs)]) == 2
     assert "no such image" in capsys.readouterr().err
+
+
+def test_images_whose_stain_could_not_be_normalised_are_counted_and_named(tiny, tmp_path, capsys):
+    """A run with Macenko's normalisation meets tissue and a blank image; a run without says nothing of stain."""
+    from engine.training import checkpoint
+
+    first, _, _ = tiny
+    strengths = np.random.default_rng(0).random((40, 48, 2)) * (1.6, 0.8)
+    tissue = 240 * np.exp(-strengths @ np.array([[0.58, 0.74, 0.35], [0.22, 0.83, 0.44]]))
+    tissue = tissue.clip(0, 255).astype(np.uint8)
+    run = RunFolder(shutil.copytree(first.path, tmp_path / "runs" / first.id))
+    reference = stain.fit("macenko", "train_0.png", tissue)
+    state, facts = checkpoint.load_weights(run.best)  # as a run with this stain would have written them
+    checkpoint.save_weights(run.best, state, {**facts, "stain": reference.as_record()})
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "tissue.png").write_bytes(encode_png(tissue))
+    (new / "blank.png").write_bytes(encode_png(np.full((40, 48, 3), 250, np.uint8)))
+    options = ["--runs", str(run.runs), "--device", "cpu"]
+    assert cli.main(["predict", run.id, str(new), *options, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["not_normalised"] == ["blank.png"]
+    said = "1 of 2 images could not be stain-normalised and were judged in their own colours: blank.png."
+    assert said in record["said"]
+    report = tmp_path / "p.html"
+    out = tmp_path / "p.csv"
+    assert cli.main(["predict", run.id, str(new), *options, "--out", str(out), "--report", str(report)]) == 0
+    assert said in capsys.readouterr().out
+    assert said in report.read_text()
+    found = judge(run, [new / "blank.png", new / "tissue.png"], device="cpu")
+    shown = summary.image_rows(found, Rule())
+    assert dict(zip(shown["Image"], shown["Stain"], strict=True)) == {
+        "blank.png": "own colours", "tissue.png": "normalised",
+    }  # fmt: skip
+    plain = judge(first, [new / "blank.png"], device="cpu")
+    assert plain.own_colours is None
+    assert summary.stain_sentence(plain) == ""
 
 
 def test_ctrl_c_keeps_what_was_judged(tiny, tmp_path, capsys):
