@@ -225,7 +225,9 @@ def show_error(error: EngineError | Mapping[str, Any], *, level: str = "error") 
     if isinstance(error, EngineError):
         message, found, remedy = error.message + ".", error.found, error.remedy
     else:
-        message, found, remedy = str(error.get("message") or "It failed."), None, error.get("remedy")
+        # A record has what was found in its message: only the first sentence is the headline.
+        message, _, found = str(error.get("message") or "It failed.").partition(" Found: ")
+        remedy = error.get("remedy")
     parts = [f"**{escaped(message)}**"]
     if found:
         parts.append(f"Found: {escaped(found.rstrip('.'))}.")

@@ -49,7 +49,8 @@ class EngineError(Exception):
 
     def as_record(self) -> dict[str, str | None]:
         """The error as `status.json` stores it: kind, message (with what was found), remedy."""
-        message = f"{self.message}. Found: {self.found}." if self.found else f"{self.message}."
+        found = f" Found: {self.found.rstrip('.')}." if self.found else ""
+        message = f"{self.message}.{found}"
         return {"kind": self.kind, "message": message, "remedy": self.remedy}
 
 

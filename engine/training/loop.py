@@ -73,7 +73,8 @@ def train(folder: RunFolder, report: Reporter) -> str:
     except Exception as error:
         failure = failures.translate(error, recipe, fit.where if fit else "before the first step")
         if (
-            failure is not None
+            fit is not None
+            and failure is not None
             and failure.kind == "loader"
             and fit.group.world == 1
             and report.stop_requested()

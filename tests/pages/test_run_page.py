@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+from engine.errors import TrainingError
 from engine.runs import folder as run_folder
 from engine.runs import forecast
 
@@ -73,6 +74,17 @@ def test_a_failure_shows_its_remedy_and_can_be_resumed(app, said, make_run):
     assert "ran out of memory" in text
     assert "Halve the batch size" in text
     assert "Resume" in [button.label for button in at.button]
+
+
+def test_only_the_headline_of_a_failure_is_bold_and_what_was_found_ends_with_one_dot(app, make_run):
+    error = TrainingError("There is not enough memory", found="CUDA out of memory.", remedy="Halve the batch")
+    at = app("run", id=make_run(state="failed", error=error.as_record()).id)
+    (box,) = at.error
+    assert box.value.replace("\\.", ".").split("  \n") == [
+        "**There is not enough memory.**",
+        "Found: CUDA out of memory.",
+        "Halve the batch.",
+    ]
 
 
 def test_memory_exhausted_is_cured_by_one_click(app, make_run, monkeypatch):
