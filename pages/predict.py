@@ -28,14 +28,14 @@ with left:
     selection.choice_to_url("run", "predict_run")
     widgets.leakage_badge(by_id[run_id].audit, short=True)
     named, uploads, table = predict_view.inputs()
+    go = st.button(
+        "Predict", type="primary", icon=":material/biotech:", key="predict_go", disabled=not (uploads or named)
+    )  # fmt: skip
     before = predict_job.current()
     several = by_id[run_id].config.kind == "ensemble" or bool(
         before and before.judged and before.judged.members
     )
     rule = predict_view.rule_of_link(several)
-    go = st.button(
-        "Predict", type="primary", icon=":material/biotech:", key="predict_go", disabled=not (uploads or named)
-    )  # fmt: skip
     st.caption(
         "Research use only. Not for diagnosis. What you drop here is deleted when you judge other images or close this page."
     )

@@ -117,10 +117,12 @@ def counts_sentence(judged: Judged) -> str:
 def met_sentence(met: Met, name: str) -> str:
     """That a model has met these images or patients; empty where it has not."""
     if met.images or met.cases:
-        return (
-            f"{name} was trained on {met.images:,} of these images and on {len(met.cases)} of their cases: "
-            "what it says about them proves nothing."
-        )
+        parts = [f"on {met.images:,} of these images"] if met.images else []
+        if met.cases:
+            parts.append(
+                f"on images of {len(met.cases):,} of these cases ({shorten(list(met.cases), limit=3)})"
+            )
+        return f"{name} was trained {' and '.join(parts)}: what it says about them proves nothing."
     return "" if met.known else f"What {name} was trained on is not recorded: these images may be among it."
 
 
@@ -135,8 +137,9 @@ def unlike_sentence(judged: Judged, names: int = 5) -> str:
         return f"All of them look like the training images in stain and magnification ({size})."
     parts = [f"{n:,} in {why}" for why, n in far["unlike"].value_counts().items()]
     shown = shorten(far["image_id"].tolist(), limit=names)
+    verb = "looks" if len(far) == 1 else "look"
     return (
-        f"{len(far):,} of {_images(len(table))} look unlike the training images ({', '.join(parts)}; "
+        f"{len(far):,} of {_images(len(table))} {verb} unlike the training images ({', '.join(parts)}; "
         f"{size}): {shown}. What the model says about them is a guess outside of what it knows."
     )
 
