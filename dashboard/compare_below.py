@@ -201,7 +201,7 @@ def slice_estimates(view: View, by: str, score: str) -> dict[str, dict[str, Esti
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _slice_estimates(view: View, score: str, _key: tuple) -> dict[str, dict[str, Estimate]]:
+def _slice_estimates(view: View, score: str, key: tuple) -> dict[str, dict[str, Estimate]]:
     images, thresholds = compare_view.aligned(view), compare_view.thresholds_of(view)
     found: dict[str, dict[str, Estimate]] = {}
     for run_id, table in images.tables.items():

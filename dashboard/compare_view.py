@@ -285,13 +285,13 @@ def aligned(view: View) -> Aligned:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _aligned(ids: tuple[str, ...], split: str, _key: tuple) -> Aligned:
-    tables = {run_id: RunFolder(Path(_key[0]) / run_id).predictions(split) for run_id in ids}
+def _aligned(ids: tuple[str, ...], split: str, key: tuple) -> Aligned:
+    tables = {run_id: RunFolder(Path(key[0]) / run_id).predictions(split) for run_id in ids}
     return comparison.align(tables)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _restricted(view: View, _key: tuple) -> Aligned:
+def _restricted(view: View, key: tuple) -> Aligned:
     whole = _aligned(view.ids, view.split, stamps(view.ids, view.split))
     keep = np.ones(len(whole), dtype=bool)
     if view.magnification != "all":
@@ -327,7 +327,7 @@ def compare(view: View, with_intervals: bool) -> Comparison:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _compare(view: View, with_intervals: bool, _key: tuple) -> Comparison:
+def _compare(view: View, with_intervals: bool, key: tuple) -> Comparison:
     images = aligned(view)
     thresholds = thresholds_of(view)
     entries = [Entry(run_id, run_id, images.tables[run_id], {}, thresholds[run_id]) for run_id in view.ids]
@@ -339,7 +339,7 @@ def _compare(view: View, with_intervals: bool, _key: tuple) -> Comparison:
         with_intervals=with_intervals,
     )
     if with_intervals:
-        _ready().add((view, _key))
+        _ready().add((view, key))
     return found
 
 
@@ -363,7 +363,7 @@ def opinions(view: View) -> pd.DataFrame:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _opinions(view: View, _key: tuple) -> pd.DataFrame:
+def _opinions(view: View, key: tuple) -> pd.DataFrame:
     return comparison.opinions(aligned(view), thresholds_of(view))
 
 
@@ -373,7 +373,7 @@ def seed_spread(view: View, ids: tuple[str, ...]) -> comparison.Spread:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _seed_spread(view: View, ids: tuple[str, ...], _key: tuple) -> comparison.Spread:
+def _seed_spread(view: View, ids: tuple[str, ...], key: tuple) -> comparison.Spread:
     images = aligned(view)
     return comparison.seed_spread({run_id: images.tables[run_id] for run_id in ids}, view.names[0])
 
@@ -406,7 +406,7 @@ def _known_paths(ids: Sequence[str]) -> tuple[dict[str, str], bool]:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _paths(path: str, _key: tuple) -> dict[str, str]:
+def _paths(path: str, key: tuple) -> dict[str, str]:
     manifest = RunFolder(Path(path)).manifest()
     return {
         image: str(manifest.absolute(place))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -402,6 +403,23 @@ def test_folds_have_no_image_in_common_and_can_be_pooled_with_one_click(app, sai
 def _with_config(folder, config) -> str:
     record = json.loads((folder.path / "config.json").read_text())
     return json.dumps({**record, **config.to_record()})
+
+
+def test_changed_predictions_are_compared_and_no_cached_ones(two):
+    view = View(tuple(folder.id for folder in two), names=("accuracy",))
+    asked = (
+        lambda: compare_view.compare(view, False).entries[0].confusion,
+        lambda: compare_view.opinions(view)[f"predicted_{two[0].id}"].tolist(),
+        lambda: compare_view.aligned(replace(view, magnification="40X")).tables[two[0].id].to_dict("list"),
+        lambda: compare_below.slice_counts(view, "subtype")["all"],
+        lambda: compare_below.slice_estimates(view, "subtype", "accuracy")["all"][two[0].id].value,
+    )
+    before = [ask() for ask in asked]
+    table = two[0].predictions("test")
+    swapped = {"prob_benign": "prob_malignant", "prob_malignant": "prob_benign"}
+    swapped |= {"logit_benign": "logit_malignant", "logit_malignant": "logit_benign"}
+    two[0].write_predictions("test", table.rename(columns=swapped)[table.columns])
+    assert all(old != ask() for old, ask in zip(before, asked, strict=True))
 
 
 @pytest.mark.slow
