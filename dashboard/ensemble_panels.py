@@ -23,8 +23,8 @@ from engine.analysis import ensemble, metrics
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError
 from engine.report import confusion
-from engine.runs import ensembles
 from engine.runs.folder import Summary
+from engine.runs.selection import selection_sentence
 
 
 # --- controls ------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def _lock_line(choice: Choice, locked: str, split: str) -> None:
     """Whether test is covered, and how the choice was found where it is locked."""
     if locked:
         folder = cached.run(locked)
-        text = ensembles.selection_sentence(folder.config().details)
+        text = selection_sentence(folder.config().details)
         if split == "test":
             one = cached.estimates(locked, "test", ("balanced_accuracy",))["balanced_accuracy"].iloc[0]
             text = f"Balanced accuracy on test {one}. {text}"

@@ -11,6 +11,7 @@ from engine.analysis.metrics import SCORES
 from engine.errors import EngineError
 from engine.report.contents import HEADLINE, Contents, Group, RunPart
 from engine.runs.config import FAST, DataConfig, ModelConfig, RunConfig, TrainingConfig, options
+from engine.runs.selection import selection_sentence
 
 FEW_CASES = 30
 CARD = "Research use only. Not for diagnosis."
@@ -217,6 +218,9 @@ def ensemble_lines(contents: Contents) -> list[tuple[str, list[tuple[str, str]]]
         ]
         if details.get("tie_rule"):
             facts.append(("Ties", str(details["tie_rule"])))
+        chosen = selection_sentence(details)
+        if chosen:
+            facts.append(("Selection", chosen))
         facts.append(("Leakage", str(run.audit.get("verdict", "Unknown."))))
         found.append((contents.names[run.id], facts))
     return found

@@ -18,6 +18,7 @@ from engine.data import images
 from engine.errors import ShareError
 from engine.report import checklist, html, words
 from engine.report.contents import collect, predictions_table
+from engine.runs import ensembles
 from engine.runs.folder import RunFolder
 from engine.runs.results import import_predictions
 
@@ -165,6 +166,17 @@ def test_imports_without_a_split_tick_less_and_leak_unknown(contents, tmp_path):
     assert not items["CLAIM", "21"].ticked
     assert any("not known which patients" in line for line in words.limits(found))
     assert "recorded which images" in html.report_html(found)
+
+
+def test_a_locked_ensemble_says_how_it_was_chosen(tmp_path):
+    runs = tmp_path / "runs"
+    members = [fabricate.run(runs, name=f"m{k}", seed=k, epochs=2) for k in range(2)]
+    choice = ensembles.Selection(subsets=6, methods=("mean", "vote"), candidates=tuple(m.id for m in members))
+    saved = ensembles.save_ensemble(members, "mean", "both", runs, selection=choice, locked=True)
+    facts = dict(words.ensemble_lines(collect([saved], title="One", draws=200))[0][1])
+    assert facts["Selection"].startswith(
+        "Chosen on validation after 6 combinations of 2 runs searched by mean and vote, locked by "
+    )
 
 
 def test_runs_of_different_folds_are_not_compared(tmp_path):

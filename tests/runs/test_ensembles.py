@@ -10,6 +10,7 @@ from engine.errors import EnsembleError, PredictionsError, RunError
 from engine.predict.judge import judge
 from engine.runs import ensembles, results
 from engine.runs.folder import locate, run_folders
+from engine.runs.selection import selection_sentence
 
 
 def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(make_run, runs_dir):
@@ -114,10 +115,10 @@ def test_revealing_a_search_locks_the_best_with_what_was_tried_and_by_whom(make_
     assert record["locked_at"].startswith("20")
     assert record["seen_before"] == 0
     assert record["optimism"]["tried"] == 14
-    assert "14 combinations of 3 runs searched by mean and vote" in ensembles.selection_sentence(details)
+    assert "14 combinations of 3 runs searched by mean and vote" in selection_sentence(details)
     again = locate(runs_dir, ensembles.search_ensembles(members, reveal=True).as_record()["id"])
     assert again.config().details["selection"]["seen_before"] == 1
-    assert "1 ensemble of these runs had shown" in ensembles.selection_sentence(again.config().details)
+    assert "1 ensemble of these runs had shown" in selection_sentence(again.config().details)
 
 
 def test_only_exactly_the_locked_choice_is_found(make_run, runs_dir):
