@@ -77,11 +77,7 @@ def _note(summary: Summary, by_id: Mapping[str, Summary], effects: Mapping[str, 
     """Two lines: how good and what it adds; what it costs, and what is wrong with it here."""
     parts = []
     if "val" in summary.has_predictions:
-        try:
-            table = cached.estimates(summary.id, "val", ("balanced_accuracy",))
-            parts.append(f"val {table['balanced_accuracy'].iloc[0].short}")
-        except (EngineError, KeyError):
-            parts.append("val n/a")
+        parts.append(ensemble_view.val_words(summary.id))
     else:
         parts.append("no validation predictions")
     if summary.id in effects:

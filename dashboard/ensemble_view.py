@@ -17,7 +17,7 @@ import streamlit as st
 
 from dashboard import cached, places
 from engine.analysis import comparison, diversity, ensemble, fitting, intervals, metrics, roles, subsets
-from engine.analysis.draws import Difference, statistic
+from engine.analysis.draws import Difference
 from engine.analysis.ensemble import Combined, Cube, Fitted
 from engine.analysis.intervals import Estimate
 from engine.analysis.metrics import Outcome
@@ -103,8 +103,10 @@ def images_of(table: pd.DataFrame, show: str, best: str, tied: Sequence[bool]) -
 
 # --- predictions, aligned once -------------------------------------------------------------------------
 def _key(ids: Sequence[str], split: str) -> tuple:
-    files = [cached.run(run_id).predictions_file(split) for run_id in ids]
-    return (str(places.runs_folder()), *(cached._file_stamp(file) for file in files))
+    """The folder, and times and sizes of the predictions in it. ids: of the page's choice, which `read` checked."""
+    runs = places.runs_folder()
+    files = [RunFolder(runs / run_id).predictions_file(split) for run_id in ids]
+    return (str(runs), *(cached._file_stamp(file) for file in files))
 
 
 def cube(members: Sequence[str], split: str, per_case: bool = False) -> Cube:
@@ -182,12 +184,13 @@ def mates(run_id: str, split: str) -> list[str]:
 
 # --- what members were trained on ----------------------------------------------------------------------
 def _trained_key(members: Sequence[str]) -> tuple:
-    return tuple(cached._file_stamp(cached.run(run_id).path / "config.json") for run_id in members)
+    runs = places.runs_folder()
+    return tuple(cached._file_stamp(runs / run_id / "config.json") for run_id in members)
 
 
 def _trained(run_id: str) -> results.TrainedOn:
-    folder = cached.run(run_id)
-    return _trained_on(str(folder.path), cached._file_stamp(folder.path / "config.json"))
+    path = places.runs_folder() / run_id
+    return _trained_on(str(path), cached._file_stamp(path / "config.json"))
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)
@@ -206,15 +209,22 @@ def _seen(
 ) -> tuple[int, list[str], list[str]]:
     images: set[str] = set()
     cases: set[str] = set()
-    for run_id in members:
-        table = cached.predictions(run_id, split)
-        images |= set(table["image_id"])
-        cases |= set(table["case"])
+    for run_id, stamp in zip(members, keys[1:], strict=True):
+        own_images, own_cases = _predicted(run_id, split, (keys[0], stamp))
+        images |= own_images
+        cases |= own_cases
     learned = {run_id: _trained(run_id) for run_id in members}
     trained_images = frozenset().union(*(one.images for one in learned.values()))
     trained_cases = frozenset().union(*(one.cases for one in learned.values()))
     unknown = [run_id for run_id, one in learned.items() if not one.known]
     return len(images & trained_images), sorted((cases - {""}) & trained_cases), unknown
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def _predicted(run_id: str, split: str, key: tuple) -> tuple[frozenset[str], frozenset[str]]:
+    """(images, cases) that a run predicted."""
+    table = RunFolder(Path(key[0]) / run_id).predictions(split)
+    return frozenset(table["image_id"]), frozenset(table["case"])
 
 
 # --- one answer per choice -----------------------------------------------------------------------------
@@ -262,17 +272,18 @@ def _answer(choice: Choice, split: str, keys: tuple, trained: tuple) -> Answer:
     own = metrics.outcome(table)
     known = source.true >= 0
     singles = {
-        run_id: replace(own, probs=source.probs[k][known], guess=diversity.decisions(source)[k][known])
-        for k, run_id in enumerate(source.ids)
+        run_id: replace(own, probs=source.probs[k][known], guess=guess[known])
+        for k, (run_id, guess) in enumerate(zip(source.ids, diversity.decisions(source), strict=True))
     }
     best = best_member(choice.members, split)
-    sample = _sample(own)
+    # the score and its difference to the best member look at the same draws of the same statistic
+    sample = replace(_sample(own), remembered={})
     names = [name for name in HEADLINE if name != "auroc" or len(own.classes) >= 2]
     groups = sample.groups
     scores = {name: intervals.score_estimate(name, own, sample) for name in names}
     gains = {
         name: sample.estimate(
-            Difference(statistic(name, own, groups), statistic(name, singles[best], groups)), (-1.0, 1.0)
+            Difference(sample.statistic(name, own), sample.statistic(name, singles[best])), (-1.0, 1.0)
         )
         for name in names
         if metrics.score_of(name).family != "patient" or groups.kind == "case"
@@ -357,6 +368,20 @@ def single_score(run_id: str, split: str, name: str = "balanced_accuracy") -> fl
 def _single_score(run_id: str, split: str, name: str, key: tuple) -> float:
     table = RunFolder(Path(key[0]) / run_id).predictions(split)
     return metrics.value(name, metrics.outcome(table))
+
+
+def val_words(run_id: str) -> str:
+    """`val 0.859 [0.812, 0.901]`, or that there is none."""
+    return _val_words(run_id, _key([run_id], "val"))
+
+
+@st.cache_resource(max_entries=512, show_spinner=False)
+def _val_words(run_id: str, key: tuple) -> str:
+    try:
+        table = cached.estimates(run_id, "val", ("balanced_accuracy",))
+        return f"val {table['balanced_accuracy'].iloc[0].short}"
+    except (EngineError, KeyError):
+        return "val n/a"
 
 
 # --- around it -----------------------------------------------------------------------------------------
@@ -617,10 +642,11 @@ def fit_problems(ids: Sequence[str], choice: Choice, split: str) -> dict[str, tu
     if not choice.members:
         return found
     try:
-        own = _key(choice.members, split)
+        scored = cube(choice.members, split)
+        mark = _images_mark(scored)
         for run_id in set(ids) - set(choice.members):
-            keys = (own, _key([run_id], split), _trained_key([run_id]))
-            problem = _fit_problem(run_id, choice.members, split, *keys)
+            keys = (mark, _key([run_id], split), _trained_key([run_id]))
+            problem = _fit_problem(run_id, split, *keys, scored)
             if problem[0]:
                 found[run_id] = problem
     except EngineError:  # the choice itself does not fit together: the right side says so
@@ -628,15 +654,22 @@ def fit_problems(ids: Sequence[str], choice: Choice, split: str) -> dict[str, tu
     return found
 
 
+def _images_mark(source: Cube) -> tuple:
+    """The same for cubes of the same images and classes: most choices score the same images."""
+    hashed = pd.util.hash_pandas_object(source.frame["image_id"].astype(str), index=False)
+    return source.classes, len(hashed), int(hashed.sum())
+
+
 @st.cache_data(max_entries=1024, show_spinner=False)
 def _fit_problem(
-    run_id: str, members: tuple[str, ...], split: str, own: tuple, keys: tuple, trained: tuple
+    run_id: str, split: str, mark: tuple, keys: tuple, trained: tuple, _source: Cube
 ) -> tuple[str, bool]:
+    """_source: not hashed, `mark` stands for it."""
     if split not in cached.run(run_id).predicted_splits():
         return f"no {SPLITS[split]} predictions", True
-    scored = cube(members, split).frame
+    scored = _source.frame
     table = cached.predictions(run_id, split)
-    if classes_of(table) != cube(members, split).classes:
+    if classes_of(table) != _source.classes:
         return "other classes", True
     common = set(table["image_id"]) & set(scored["image_id"])
     if not common:

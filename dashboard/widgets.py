@@ -417,8 +417,7 @@ def is_dark() -> bool:
 
 def themed(fig: go.Figure) -> go.Figure:
     """The figure in the one template, light or dark as the reader has it."""
-    fig.update_layout(template=figures.template(is_dark()))
-    fig.update_annotations(font_family=figures.FONT)
+    fig.update_layout(template=figures.template(is_dark()))  # its font is that of annotations too
     return fig
 
 
