@@ -67,12 +67,12 @@ def test_four_runs_are_queued_reordered_stopped_resumed_and_found_again(
         )
         page.get_by_text("I mean it").click()  # at 32 pixels, from random weights: doubtful, and not wrong
         page.get_by_role("button", name="Start 4 runs").click()
-        expect(page).to_have_url(re.compile(r"/runs\?"))
+        expect(page).to_have_url(re.compile(r"/runs\?"), timeout=60_000)
         settled(page)
         names = [f"job · seed {seed}" for seed in range(4)]
         until(lambda: states(server.runs).get(names[0]) == "running")
         assert waiting(server.runs) == names[1:]
-        expect(page.get_by_text("Queue, 3 waiting")).to_be_visible()
+        expect(page.get_by_text("Queue, 3 waiting")).to_be_visible(timeout=60_000)
 
         # The last one goes first, the next one later.
         ids = {folder.name: folder.id for folder in run_folders(server.runs)}
@@ -87,7 +87,7 @@ def test_four_runs_are_queued_reordered_stopped_resumed_and_found_again(
         until(lambda: folder.last.is_file())
         page.goto(f"{server.url}/run?id={folder.id}")
         page.get_by_test_id("stMainBlockContainer").get_by_role("button", name="Stop").click()
-        expect(page.get_by_text("Stopped").first).to_be_visible()
+        expect(page.get_by_text("Stopped").first).to_be_visible(timeout=60_000)
         until(lambda: states(server.runs)[names[3]] == "running")
         epoch = folder.status().epoch
         assert epoch >= 1

@@ -67,7 +67,7 @@ class Machine:
         self.until(lambda: not any(process.is_running() for process in self.processes(command)))
         return len(found)
 
-    def until(self, what: Callable[[], object], timeout_s: float = 20.0) -> object:
+    def until(self, what: Callable[[], object], timeout_s: float = 60.0) -> object:
         """Wait until something is true, and return it."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -79,7 +79,7 @@ class Machine:
             f"not within {timeout_s} s; supervisor said: {log.read_text() if log.exists() else 'nothing'}"
         )
 
-    def until_state(self, run: RunFolder, *states: str, timeout_s: float = 20.0) -> str:
+    def until_state(self, run: RunFolder, *states: str, timeout_s: float = 60.0) -> str:
         try:
             self.until(lambda: run.state() in states, timeout_s)
         except AssertionError as error:

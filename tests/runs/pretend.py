@@ -8,6 +8,7 @@ job behaves:
     deaf               ignore every request to stop
     fail               raise this: `oserror:<errno>`, `runtime`, `memory`, `exit`
     hang               sleep for ever in this step
+    gate               go no further than the first step until this file is there (or it is asked to stop)
     loader             keep a child process, as loader processes are
 
 Each step appends its number and process id to `steps.jsonl`: what ran, where, and whether twice.
@@ -41,6 +42,9 @@ def job(folder, report) -> str:
     while state["step"] < total:
         if report.stop_requested() and not details.get("deaf"):
             return "stopped"
+        if state["step"] and "gate" in details and not Path(details["gate"]).exists():
+            time.sleep(0.05)
+            continue
         time.sleep(pause)
         state["step"] += 1
         with open(folder.path / "steps.jsonl", "a") as log:

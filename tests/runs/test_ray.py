@@ -274,8 +274,9 @@ def test_a_cluster_out_of_reach_keeps_no_local_run_waiting(machine, head):
     launch.enqueue(near)
     machine.until_state(near, "completed")
     assert far.state() == "queued"
-    machine.until(lambda: ray.contact(machine.runs))
-    assert "runs here wait" in ray.contact(machine.runs).message
+    machine.until(
+        lambda: (last := ray.contact(machine.runs)) is not None and "runs here wait" in last.message
+    )
     assert supervisor.is_running(machine.runs)  # it keeps asking
     head.server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # for close()
     threading.Thread(target=head.server.serve_forever, daemon=True).start()

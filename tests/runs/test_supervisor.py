@@ -48,7 +48,7 @@ def test_of_two_supervisors_one_leaves(machine):
     run = machine.run(steps=20)
     Queue(machine.runs).add(run.id)
     first, second = machine.supervise(), machine.supervise()
-    codes = {first.wait(30), second.wait(30)}
+    codes = {first.wait(90), second.wait(90)}
     assert codes == {0, 4}
     assert run.state() == "completed"
     assert machine.steps(run) == list(range(1, 21))
@@ -62,7 +62,7 @@ def test_asking_whether_it_runs_does_not_keep_it_from_running(machine):
     while process.poll() is None and run.state() != "completed":
         supervisor.is_running(machine.runs)
     assert run.state() == "completed"
-    assert process.wait(20) == 0
+    assert process.wait(90) == 0
 
 
 def test_a_run_queued_while_it_leaves_is_started(machine, monkeypatch):
