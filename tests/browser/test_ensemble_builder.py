@@ -1,4 +1,4 @@
-"""The ensemble builder in a real browser: tick, search, lock, save, and on to the predict page."""
+"""The ensemble builder in a real browser: tick, search, lock, save, predict."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def with_weights(folder) -> None:
     checkpoint.save_weights(folder.best, models.build(architecture, 2).state_dict(), facts)
 
 
-def test_tick_search_lock_save_and_on_to_predict(server, browser):
+def test_tick_search_lock_save_and_predict(server, browser, tmp_path):
     from playwright.sync_api import expect
 
     runs = [fabricate.run(server.runs, name=f"run {k}", seed=k, skill=0.8) for k in range(3)]
     for folder in runs:
         with_weights(folder)
+    images = fabricate.write_images(tmp_path / "new", cases=1, images=1)
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
@@ -67,8 +68,14 @@ def test_tick_search_lock_save_and_on_to_predict(server, browser):
     assert [folder.name for folder in saved] == ["best of two"]
     assert saved[0].config().details["selection"]["subsets"] == 14
 
-    # It is offered for new images like any run.
+    # It judges new images like any run.
     page.get_by_role("link", name=re.compile("Predict with it")).first.click()
     expect(page).to_have_url(re.compile(f"run={saved[0].id}"))
+    page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(
+        [str(path) for path in sorted(images.root.rglob("*.png"))[:2]]
+    )
+    page.get_by_role("button", name="Predict", exact=True).click()
+    expect(page.get_by_text(re.compile("By best of two"))).to_be_visible(timeout=120_000)
+    expect(page.get_by_text(re.compile(r"2 images: \d benign, \d malignant"))).to_be_visible()
     assert page.get_by_test_id("stException").count() == 0
     page.close()
