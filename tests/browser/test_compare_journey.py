@@ -87,6 +87,14 @@ def test_a_click_opens_exactly_its_images_and_the_link_restores_all_of_it_elsewh
     page.close()
 
 
+def drawn(page) -> None:
+    """Wait until the page is whole: its shortcuts come with its buttons, after its first texts."""
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=\"stApp\"]').dataset.testScriptState === 'notRunning'"
+    )
+    page.wait_for_timeout(500)
+
+
 def test_an_image_is_walked_to_and_marked_with_the_keyboard_alone(server, two, browser):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(60_000)
@@ -97,11 +105,14 @@ def test_an_image_is_walked_to_and_marked_with_the_keyboard_alone(server, two, b
     page.get_by_text(re.compile(r"16–30 of")).wait_for()
     page.goto(f"{server.url}/image?runs={two[0].id},{two[1].id}&bucket=every&image={listed[0]}")
     page.get_by_text(re.compile(r"^1 of \d+ images")).wait_for()
+    drawn(page)
     page.keyboard.press("ArrowRight")
     page.get_by_text(re.compile(r"^2 of \d+ images")).wait_for()
+    drawn(page)
     assert f"image={listed[1]}" in page.url
     page.keyboard.press("w")
     page.get_by_text("Take back: wrong label").first.wait_for()
+    drawn(page)
     assert review.marks(server.runs)["image_id"].tolist() == [listed[1]]
     page.keyboard.press("Control+z")
     page.get_by_text("Nobody has marked this image").wait_for()

@@ -95,7 +95,13 @@ def test_a_hung_loader_is_said_to_stall_can_be_killed_and_resumes(tiny, tmp_path
     sign.unlink()
     assert run.move(("stopped",), "queued")
     run.clear_stop()
-    assert started(run, sign).wait(120) == worker.EXIT_COMPLETED, run.log_tail()
+    process = started(run, sign)
+    try:
+        assert process.wait(240) == worker.EXIT_COMPLETED, run.log_tail()
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"not resumed within 240 s: {run.status()}; {run.log_tail()}")
+    finally:
+        process.kill()
     assert run.metrics()["epoch"].max() == 3
     assert not run.predictions("test").empty
     ledger.look(run.runs, [run.id])
