@@ -167,6 +167,10 @@ def harmless(value: ast.expr, part: ast.FormattedValue | None, tree: ast.AST, de
         return all(harmless(item, None, tree, depth) for item in value.elts)
     if isinstance(value, ast.Attribute):
         return False
+    if (
+        isinstance(value, ast.Name) and value.id.isupper()
+    ):  # a constant of the file, never assigned in a function
+        return True
     if isinstance(value, ast.Name) and depth < 3:
         return named(value.id, tree, depth + 1)
     return False
