@@ -377,7 +377,9 @@ class Queue:
                 except sqlite3.DatabaseError as error:
                     if not _is_damage(error):
                         raise self._refusal(error) from error
-                for suffix in ("", "-wal", "-shm"):  # kept for whoever wants to look
+                # Kept for whoever wants to look. The file itself last: once it is gone others make a new one, and its
+                # log must not be carried away with the old.
+                for suffix in ("-wal", "-shm", ""):
                     with contextlib.suppress(OSError):
                         Path(f"{self.file}{suffix}").replace(f"{self.file}.damaged{suffix}")
                 rows = self._rows()

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -159,6 +160,30 @@ def test_many_that_find_it_damaged_at_once_rebuild_it_once(tmp_path, ledger):
     assert sorted(claimed) == sorted(run.id for run in runs)
     assert len(list(tmp_path.glob(f"{FILE}.damaged"))) == 1
     ledger.look(tmp_path, [run.id for run in runs])
+
+
+def test_what_is_claimed_while_a_damaged_queue_is_set_aside_stays_claimed(tmp_path, monkeypatch, ledger):
+    """Somebody makes the new file and claims from it just after the damaged one was moved."""
+    run = create(tmp_path, RunConfig(), "run")
+    Queue(tmp_path).add(run.id)
+    (tmp_path / FILE).write_bytes(b"damage" * 2000)
+    claimed, readers, real = [], [], Path.replace
+
+    def replace(path: Path, target):
+        moved = real(path, target)
+        if path == tmp_path / FILE:
+            Queue(tmp_path).entries()
+            readers.append(sqlite3.connect(tmp_path / FILE))  # keeps the log from being folded into the file
+            readers[0].execute("SELECT * FROM queue").fetchall()
+            claimed.append(Queue(tmp_path).claim("cpu/0"))
+        return moved
+
+    monkeypatch.setattr(Path, "replace", replace)
+    again = Queue(tmp_path).claim("cpu/0")
+    readers[0].close()
+    assert claimed == [run.id]
+    assert again is None
+    ledger.look(tmp_path, [run.id])
 
 
 def test_a_queue_that_is_locked_is_not_taken_for_damaged(tmp_path, monkeypatch, ledger):
