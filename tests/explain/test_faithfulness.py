@@ -101,6 +101,7 @@ def measured():
     return table
 
 
+@pytest.mark.slow
 def test_the_sample_has_a_row_per_image_and_method(measured):
     assert len(measured) == 24
     assert set(measured["method"]) == {"gradcam", "randomcam"}

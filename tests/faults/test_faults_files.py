@@ -149,6 +149,7 @@ def test_every_write_of_an_action_fails_once(act, tmp_path, monkeypatch, ledger)
 
 
 @POSIX
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
 def test_every_write_of_an_action_is_killed_once(act, tmp_path, monkeypatch, ledger):
     monkeypatch.setattr(supervisor, "ensure", lambda runs: None)
