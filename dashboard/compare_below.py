@@ -13,7 +13,7 @@ from dashboard.compare_view import Asked, Line, View
 from engine.analysis import comparison, intervals, metrics, review
 from engine.analysis.alignment import Aligned
 from engine.analysis.intervals import Estimate
-from engine.report import figures
+from engine.report import score_figures
 from engine.runs.folder import Summary
 
 VIEWS = ("Images", "Curves", "Patients", "Slices", "Settings", "Study")
@@ -115,7 +115,7 @@ def _patients(view: View, lines: list[Line]) -> None:
     low, high = intervals.wilson(right, len(cases))
     chart = f"patients_{whose}"
     widgets.show_figure(
-        figures.case_bars(cases, dark=widgets.is_dark()),
+        score_figures.case_bars(cases, dark=widgets.is_dark()),
         f"{names[whose]}: share of each patient's images that are right, hardest first. Hatched: the patient's mean "
         f"probability gives the wrong diagnosis ({right} of {len(cases)} patients right, {right / len(cases):.3f} "
         f"[{low:.3f}, {high:.3f}], Wilson). Click a bar to see the patient's images.",

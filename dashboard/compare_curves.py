@@ -14,7 +14,7 @@ from engine.analysis import curves, intervals, metrics, operating
 from engine.analysis.intervals import Resample
 from engine.analysis.metrics import Outcome
 from engine.errors import EngineError
-from engine.report import figures
+from engine.report import curve_figures
 
 KINDS = ("ROC", "Threshold", "Calibration", "Risk-coverage", "Learning")
 BANDS_UP_TO = 3  # more bands than this hide each other: then only the reference (or the first) has one
@@ -67,16 +67,18 @@ def _discrimination(view: View, lines: Sequence[Line], outcomes: dict[str, Outco
         if positive is None:
             at = {name: metrics.value(name, own) for name in ("sensitivity", "specificity", "ppv")}
             points.append(
-                figures.Point(line.label, line.colour, 1 - at["specificity"], at["sensitivity"], at["ppv"])
+                curve_figures.Point(
+                    line.label, line.colour, 1 - at["specificity"], at["sensitivity"], at["ppv"]
+                )
             )
         rocs.append(
-            figures.Line(
+            curve_figures.Line(
                 line.id, f"{line.label} · {widgets.number(area)}", curves.roc(own, positive), line.colour,
                 bands.get((line.id, "roc")),
             )
         )  # fmt: skip
         precisions.append(
-            figures.Line(
+            curve_figures.Line(
                 line.id, f"{line.label} · {widgets.number(precision)}", curves.precision_recall(own, positive),
                 line.colour, bands.get((line.id, "precision_recall")),
             )
@@ -87,8 +89,8 @@ def _discrimination(view: View, lines: Sequence[Line], outcomes: dict[str, Outco
     n = f"n = {widgets.counted(len(first), 'image')}, {widgets.counted(first.n_cases, 'case')}."
     dark = widgets.is_dark()
     _pair(
-        figures.roc(rocs, points, dark=dark),
-        figures.precision_recall(precisions, share, points, dark=dark),
+        curve_figures.roc(rocs, points, dark=dark),
+        curve_figures.precision_recall(precisions, share, points, dark=dark),
         (f"ROC with its area. {n}{band}", f"Precision-recall with average precision. Dotted: share of malignant images.{band}"),
         (
             "ROC curves: " + "; ".join(one.label for one in rocs),
@@ -123,13 +125,14 @@ def _threshold(view: View, lines: Sequence[Line]) -> None:
         return
     tables = {line.id: operating.threshold_table(images.tables[line.id]) for line in lines}
     pairs = [
-        [figures.Line(line.id, line.label, tables[line.id], line.colour) for line in lines] for _ in range(2)
+        [curve_figures.Line(line.id, line.label, tables[line.id], line.colour) for line in lines]
+        for _ in range(2)
     ]
     marks = [(line.colour, thresholds[line.id] or 0.5) for line in lines]
     dark = widgets.is_dark()
     _pair(
-        figures.by_threshold(pairs[0], "sensitivity", "Sensitivity", marks, dark=dark),
-        figures.by_threshold(pairs[1], "specificity", "Specificity", marks, dark=dark),
+        curve_figures.by_threshold(pairs[0], "sensitivity", "Sensitivity", marks, dark=dark),
+        curve_figures.by_threshold(pairs[1], "specificity", "Specificity", marks, dark=dark),
         (
             "Sensitivity by threshold. Vertical lines: the operating points in use, the same for table and matrices.",
             "Specificity by threshold. Choose the operating point on validation: Images, then Validation.",
@@ -145,7 +148,7 @@ def _calibration(view: View, lines: Sequence[Line], outcomes: dict[str, Outcome]
         own = outcomes[line.id]
         error = metrics.value("ece", own)
         tables.append(
-            figures.Line(
+            curve_figures.Line(
                 line.id,
                 f"{line.label} · ECE {widgets.number(error)}",
                 curves.reliability(own, positive=_positive(own)),
@@ -153,12 +156,12 @@ def _calibration(view: View, lines: Sequence[Line], outcomes: dict[str, Outcome]
             )
         )
         benefits.append(
-            figures.Line(line.id, line.label, curves.decision_curve(own, _positive(own)), line.colour)
+            curve_figures.Line(line.id, line.label, curves.decision_curve(own, _positive(own)), line.colour)
         )
     dark = widgets.is_dark()
     _pair(
-        figures.reliability(tables, dark=dark),
-        figures.decision_curve(benefits, dark=dark),
+        curve_figures.reliability(tables, dark=dark),
+        curve_figures.decision_curve(benefits, dark=dark),
         (
             "Reliability: observed share of malignant images by predicted probability; bars: images per bin. Error bars are Wilson's over images, which ignores that images share patients.",
             "Decision curve: net benefit of acting from a probability on, against acting on all or none.",
@@ -170,11 +173,11 @@ def _calibration(view: View, lines: Sequence[Line], outcomes: dict[str, Outcome]
 
 def _referral(view: View, lines: Sequence[Line], outcomes: dict[str, Outcome]) -> None:
     found = [
-        figures.Line(line.id, line.label, curves.risk_coverage(outcomes[line.id]), line.colour)
+        curve_figures.Line(line.id, line.label, curves.risk_coverage(outcomes[line.id]), line.colour)
         for line in lines
     ]
     widgets.show_figure(
-        figures.risk_coverage(found, dark=widgets.is_dark()),
+        curve_figures.risk_coverage(found, dark=widgets.is_dark()),
         "Error rate (risk) when each model judges only the images it is surest of and refers the rest. At coverage 1 it "
         "is the error rate on all images.",
         "Risk against coverage of the entries.",
@@ -205,7 +208,7 @@ def _learning(lines: Sequence[Line]) -> None:
     for column, measure in zip(columns, shown, strict=True):
         with column:
             widgets.show_figure(
-                figures.learning_curves(table, measure, names[measure], colours=colours, dark=dark),
+                curve_figures.learning_curves(table, measure, names[measure], colours=colours, dark=dark),
                 f"{names[measure]} by epoch: training dotted, validation solid.",
                 f"{names[measure]} by epoch of {len(parts)} runs.",
                 f"curve_{measure}",

@@ -17,7 +17,7 @@ from engine.data.breakhis import Inventory
 from engine.data.files import Problem
 from engine.data.manifest import CLASSES, MAGNIFICATIONS, Manifest, order_magnifications
 from engine.errors import EngineError
-from engine.report import figures
+from engine.report import theme
 from engine.runs.config import DataConfig, help_of
 
 VIEWS = ("Contents", "Images", "Stain and augmentation", "Split", "Leakage gap")
@@ -142,7 +142,7 @@ def counts_figure(counts: pd.DataFrame) -> tuple[go.Figure, str]:
             text=[f"{value:,}" for value in row],
             textposition="outside",
             cliponaxis=False,
-            marker_color=figures.class_colour(str(label), position),
+            marker_color=theme.class_colour(str(label), position),
         )
     top = float(counts.to_numpy().max(initial=1))
     fig.update_layout(
@@ -356,7 +356,7 @@ def _grid(manifest: Manifest, rows: pd.DataFrame) -> None:
                 )
             except EngineError as error:
                 st.caption(widgets.escaped(error.message))
-            dot = figures.class_colour(str(row["label"]), places_of.get(row["label"], 0))
+            dot = theme.class_colour(str(row["label"]), places_of.get(row["label"], 0))
             st.html(
                 f'<div style="font-size:.78rem;line-height:1.3;margin:-.35rem 0 .35rem" title="{widgets.plain(row["image_id"])}">'
                 f'<span class="bh-dot" style="background:{dot}" aria-hidden="true"></span> {widgets.plain(kind)}'

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import cached, compare_view, ensemble_view, selection, tick_list
-from dashboard.ensemble_view import SPLITS, Choice
+from dashboard import cached, compare_view, ensemble_members, ensemble_view, selection, tick_list
+from dashboard.ensemble_members import SPLITS
+from dashboard.ensemble_view import Choice
 from engine.analysis import ensemble, subsets
 from engine.runs.folder import Summary
 
@@ -176,14 +177,14 @@ def of_rank(found: subsets.Search, rank: int) -> Choice:
     now = st.session_state.get("_ens_last") or Choice(())
     members = found.members(rank)
     if now.tta:
-        back = {made: run_id for run_id, made in ensemble_view.augmented(_everyone()).items()}
+        back = {made: run_id for run_id, made in ensemble_members.augmented(_everyone()).items()}
         members = tuple(back.get(one, one) for one in members)
     method = found.methods[int(found.method[rank])]
     return Choice(members, method, (), "mean-probability", now.tta, now.per_case)
 
 
 def _everyone() -> list[str]:
-    return [summary.id for summary in ensemble_view.candidates(cached.summaries())]
+    return [summary.id for summary in ensemble_members.candidates(cached.summaries())]
 
 
 def remember_search(found: subsets.Search) -> None:

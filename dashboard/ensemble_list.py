@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from dashboard import cached, ensemble_choice, ensemble_view, tick_list, widgets
+from dashboard import (
+    cached,
+    ensemble_choice,
+    ensemble_cubes,
+    ensemble_members,
+    ensemble_view,
+    tick_list,
+    widgets,
+)
 from dashboard.ensemble_choice import KEY
 from dashboard.ensemble_view import Choice
 from engine.analysis import subsets
@@ -34,7 +42,7 @@ def draw(
     st.html(_BUTTON_STYLE)
     effects = _effects(choice, split)
     colours = widgets.run_colours()
-    problems = ensemble_view.fit_problems([summary.id for summary in summaries], choice, split)
+    problems = ensemble_members.fit_problems([summary.id for summary in summaries], choice.members, split)
     items = []
     for summary in summaries:
         problem, refused = problems.get(summary.id, ("", False))
@@ -83,7 +91,7 @@ def _note(summary: Summary, by_id: Mapping[str, Summary], effects: Mapping[str, 
     if summary.id in effects:
         parts.append(f"adds {effects[summary.id] + 0.0:+.3f}".replace("-", "−").replace("−0.000", "+0.000"))
     lines = [" · ".join(parts)]
-    cost = ensemble_view.cost(summary.id, by_id).text
+    cost = ensemble_members.cost(summary.id, by_id).text
     if cost:
         lines.append(cost)
     if problem:
@@ -120,7 +128,7 @@ def mates_of(summaries: Sequence[Summary], ids: Sequence[str]) -> list[str]:
     start = next((run_id for run_id in ids if run_id in known), known[0] if known else "")
     if not start:
         return []
-    found = [run_id for run_id in ensemble_view.mates(start, "val") if run_id in known]
+    found = [run_id for run_id in ensemble_cubes.mates(start, "val") if run_id in known]
     return [run_id for run_id in found if kinds[run_id] != "ensemble"]
 
 
@@ -128,7 +136,7 @@ def searchable(mates: Sequence[str], choice: Choice) -> list[str]:
     """The runs a search combines: the mates, with test-time augmentation where that is on."""
     if not choice.tta:
         return list(mates)
-    return list(ensemble_view.augmented(mates).values())
+    return list(ensemble_members.augmented(mates).values())
 
 
 def _tick_buttons(summaries: Sequence[Summary], mates: Sequence[str]) -> None:
@@ -187,7 +195,7 @@ def _best(able: list[str], per_case: bool) -> None:
 def _greedy(able: list[str], choice: Choice) -> None:
     ids, weights = ensemble_view.greedy(able, choice.per_case)
     if choice.tta:
-        back = {made: run_id for run_id, made in ensemble_view.augmented(_bases()).items()}
+        back = {made: run_id for run_id, made in ensemble_members.augmented(_bases()).items()}
         ids = [back.get(one, one) for one in ids]
     ensemble_choice.put(
         Choice(tuple(ids), "mean", tuple(weights), choice.tie_rule, choice.tta, choice.per_case)
@@ -195,7 +203,7 @@ def _greedy(able: list[str], choice: Choice) -> None:
 
 
 def _bases() -> list[str]:
-    return [summary.id for summary in ensemble_view.candidates(cached.summaries())]
+    return [summary.id for summary in ensemble_members.candidates(cached.summaries())]
 
 
 def _weight(item: tick_list.Item) -> None:

@@ -10,6 +10,8 @@ from dashboard import (
     cached,
     compare_view,
     ensemble_choice,
+    ensemble_cubes,
+    ensemble_members,
     ensemble_save,
     ensemble_view,
     ensemble_views,
@@ -17,7 +19,8 @@ from dashboard import (
     widgets,
 )
 from dashboard.ensemble_choice import TIE_RULES
-from dashboard.ensemble_view import OWN, SPLITS, Answer, Choice
+from dashboard.ensemble_members import SPLITS
+from dashboard.ensemble_view import OWN, Answer, Choice
 from dashboard.ensemble_views import ACCENT
 from engine.analysis import ensemble, metrics
 from engine.data.manifest import order_magnifications
@@ -115,16 +118,16 @@ def _lock_line(choice: Choice, locked: str, split: str) -> None:
 
 
 def _badge(choice: Choice, split: str, members: Sequence[Summary]) -> None:
-    excluded, cases, _ = ensemble_view.seen(choice.members, split)
-    if cases:
-        names = ", ".join(cases[:3]) + (" ..." if len(cases) > 3 else "")
-        verdict = f"Leaks: {widgets.counted(len(cases), 'scored case')} had images in a member's training set: {names}."
+    seen = ensemble_cubes.seen(choice.members, split)
+    if seen.cases:
+        names = ", ".join(sorted(seen.cases)[:3]) + (" ..." if len(seen.cases) > 3 else "")
+        verdict = f"Leaks: {widgets.counted(len(seen.cases), 'scored case')} had images in a member's training set: {names}."
         widgets.leakage_badge({"level": "leak", "verdict": verdict})
     else:
         widgets.leakage_badge(widgets.leakage_of(members))
-    if excluded:
+    if seen.images:
         st.caption(
-            f"{widgets.counted(excluded, 'image')} left out: a member was trained on them, so they are never scored."
+            f"{widgets.counted(len(seen.images), 'image')} left out: a member was trained on them, so they are never scored."
         )
 
 
@@ -165,8 +168,8 @@ def _headline(
     note = f" {compare_view.named_note(found.source.note, labels)}." if found.source.note else ""
     if choice.per_case:
         note += " Every image carries what its whole case says, all magnifications alike: the cases are what counts."
-    parts = [ensemble_view.cost(run_id, by_id) for run_id in choice.members]
-    price = ensemble_view.Cost(sum(one.size for one in parts), sum(one.latency for one in parts)).text
+    parts = [ensemble_members.cost(run_id, by_id) for run_id in choice.members]
+    price = ensemble_members.Cost(sum(one.size for one in parts), sum(one.latency for one in parts)).text
     note += f" All members together: {price}." if price else ""
     st.caption(
         widgets.escaped(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cached, ensemble_choice, ensemble_view, places, widgets
+from dashboard import cached, ensemble_choice, ensemble_members, ensemble_view, places, widgets
 from dashboard.ensemble_view import Choice
 from engine.analysis import ensemble
 from engine.errors import EnsembleError
@@ -180,7 +180,7 @@ def queue_tta(members: list[RunFolder]) -> list[str]:
     Raises:
         EnsembleError: none of them does.
     """
-    there = ensemble_view.augmented([folder.id for folder in members])
+    there = ensemble_members.augmented([folder.id for folder in members])
     waiting = {
         one.config.details["members"][0]
         for one in cached.summaries()

@@ -1,8 +1,8 @@
-"""What the ensemble page knows: the choice, cubes that are aligned once, and one answer per choice.
+"""What the ensemble page knows: the choice, one answer per choice, and what lies around it.
 
 A tick must answer at once. So predictions are read and aligned once per set of runs with the same images
-(`_pool`), the draws of cases are made once per set of images (`_sample`), and the scores of a choice are
-matrix products on them.
+(`ensemble_cubes`), the draws of cases are made once per set of images (`_sample`), and the scores of a choice
+are matrix products on them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import cached, places
+from dashboard import cached, ensemble_cubes, ensemble_members, places
 from engine.analysis import comparison, diversity, ensemble, fitting, intervals, metrics, roles, subsets
 from engine.analysis.draws import Difference
 from engine.analysis.ensemble import Combined, Cube, Fitted
 from engine.analysis.intervals import Estimate
 from engine.analysis.metrics import Outcome
-from engine.analysis.predictions import classes_of
 from engine.analysis.roles import Caution
 from engine.analysis.subsets import Search
 from engine.errors import EngineError, EnsembleError
-from engine.runs import ensembles, results
-from engine.runs.folder import RunFolder, Summary
+from engine.runs import ensembles
+from engine.runs.folder import RunFolder
 
 HEADLINE = ("balanced_accuracy", "accuracy", "prr", "auroc")
 OWN = "ensemble"
@@ -35,7 +34,6 @@ FAMILIES = {
     "V2": "tf_efficientnetv2",
     "lite": "tf_efficientnet_lite",
 }
-SPLITS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -101,132 +99,6 @@ def images_of(table: pd.DataFrame, show: str, best: str, tied: Sequence[bool]) -
     return table[masks[show]]
 
 
-# --- predictions, aligned once -------------------------------------------------------------------------
-def _key(ids: Sequence[str], split: str) -> tuple:
-    """The folder, and times and sizes of the predictions in it. ids: of the page's choice, which `read` checked."""
-    runs = places.runs_folder()
-    files = [RunFolder(runs / run_id).predictions_file(split) for run_id in ids]
-    return (str(runs), *(cached._file_stamp(file) for file in files))
-
-
-def cube(members: Sequence[str], split: str, per_case: bool = False) -> Cube:
-    """The members' predictions on their common images; images a member was trained on are left out.
-
-    Raises:
-        RunError, PredictionsError, EnsembleError: no predictions, or members that do not fit together.
-    """
-    keys = (_key(members, split), _trained_key(members))
-    return _by_case(tuple(members), split, *keys) if per_case else _cube(tuple(members), split, *keys)
-
-
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _by_case(members: tuple[str, ...], split: str, key: tuple, trained_key: tuple) -> Cube:
-    return ensemble.by_case(_cube(members, split, key, trained_key))
-
-
-@st.cache_resource(max_entries=256, show_spinner=False)
-def _cube(members: tuple[str, ...], split: str, key: tuple, trained_key: tuple) -> Cube:
-    first = _signature(members[0], split, key[:2])
-    same = all(
-        _signature(run_id, split, (key[0], stamp)) == first
-        for run_id, stamp in zip(members, key[1:], strict=True)
-    )
-    if same:
-        pool = _pool(split, first, _pool_key(split, first))
-        inside = set(members) <= set(pool.ids)
-        source = pool.members(members) if inside else _aligned(members, split)
-    else:
-        source = _aligned(members, split)
-    banned = frozenset().union(*(_trained(run_id).images for run_id in members))
-    keep = ~source.frame["image_id"].isin(banned).to_numpy() if banned else np.ones(len(source.true), bool)
-    if not keep.any():
-        raise EnsembleError(
-            "No image is left to score",
-            found=f"every one of the {len(keep)} images was in some member's training set",
-            remedy="Choose members trained on the same split, so that they share a test set",
-        )
-    return source if keep.all() else source.take(keep)
-
-
-def _aligned(members: Sequence[str], split: str) -> Cube:
-    return ensemble.cube({run_id: cached.predictions(run_id, split) for run_id in members})
-
-
-@st.cache_data(max_entries=512, show_spinner=False)
-def _signature(run_id: str, split: str, key: tuple) -> str:
-    """The same for runs that predicted the same images."""
-    table = RunFolder(Path(key[0]) / run_id).predictions(split)
-    values = pd.util.hash_pandas_object(table["image_id"].astype(str).sort_values(), index=False)
-    folds = "fold" if "fold" in table.columns else ""
-    return f"{len(table)}-{int(values.sum()):x}-{','.join(classes_of(table))}-{folds}"
-
-
-def _pool_key(split: str, signature: str) -> tuple[str, ...]:
-    """The runs that share a set of images, newest first (at most 40)."""
-    ids = []
-    for summary in cached.scored(split):
-        key = _key([summary.id], split)
-        if _signature(summary.id, split, key) == signature:
-            ids.append(summary.id)
-    return tuple(ids[:40])
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _pool(split: str, signature: str, ids: tuple[str, ...]) -> Cube:
-    return _aligned(ids, split)
-
-
-def mates(run_id: str, split: str) -> list[str]:
-    """The runs that predicted the same images as this one, itself among them."""
-    signature = _signature(run_id, split, _key([run_id], split))
-    return list(_pool_key(split, signature))
-
-
-# --- what members were trained on ----------------------------------------------------------------------
-def _trained_key(members: Sequence[str]) -> tuple:
-    runs = places.runs_folder()
-    return tuple(cached._file_stamp(runs / run_id / "config.json") for run_id in members)
-
-
-def _trained(run_id: str) -> results.TrainedOn:
-    path = places.runs_folder() / run_id
-    return _trained_on(str(path), cached._file_stamp(path / "config.json"))
-
-
-@st.cache_resource(max_entries=128, show_spinner=False)
-def _trained_on(path: str, stamp: tuple) -> results.TrainedOn:
-    return results.trained_on(RunFolder(Path(path)))
-
-
-def seen(members: Sequence[str], split: str) -> tuple[int, list[str], list[str]]:
-    """(images left out because a member was trained on them, cases seen in training, members unknown)."""
-    return _seen(tuple(members), split, _key(members, split), _trained_key(members))
-
-
-@st.cache_data(max_entries=256, show_spinner=False)
-def _seen(
-    members: tuple[str, ...], split: str, keys: tuple, trained: tuple
-) -> tuple[int, list[str], list[str]]:
-    images: set[str] = set()
-    cases: set[str] = set()
-    for run_id, stamp in zip(members, keys[1:], strict=True):
-        own_images, own_cases = _predicted(run_id, split, (keys[0], stamp))
-        images |= own_images
-        cases |= own_cases
-    learned = {run_id: _trained(run_id) for run_id in members}
-    trained_images = frozenset().union(*(one.images for one in learned.values()))
-    trained_cases = frozenset().union(*(one.cases for one in learned.values()))
-    unknown = [run_id for run_id, one in learned.items() if not one.known]
-    return len(images & trained_images), sorted((cases - {""}) & trained_cases), unknown
-
-
-@st.cache_resource(max_entries=128, show_spinner=False)
-def _predicted(run_id: str, split: str, key: tuple) -> tuple[frozenset[str], frozenset[str]]:
-    """(images, cases) that a run predicted."""
-    table = RunFolder(Path(key[0]) / run_id).predictions(split)
-    return frozenset(table["image_id"]), frozenset(table["case"])
-
-
 # --- one answer per choice -----------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -255,8 +127,8 @@ def answer(choice: Choice, split: str) -> Answer:
     Raises:
         EngineError: members that do not fit together, or weights that sum to zero.
     """
-    keys = tuple(_key(choice.members, part) for part in _parts(choice, split))
-    return _answer(choice, split, keys, _trained_key(choice.members))
+    keys = tuple(ensemble_cubes.files_key(choice.members, part) for part in _parts(choice, split))
+    return _answer(choice, split, keys, ensemble_cubes.trained_key(choice.members))
 
 
 def _parts(choice: Choice, split: str) -> list[str]:
@@ -267,7 +139,7 @@ def _parts(choice: Choice, split: str) -> list[str]:
 
 @st.cache_resource(max_entries=128, show_spinner=False)
 def _answer(choice: Choice, split: str, keys: tuple, trained: tuple) -> Answer:
-    source = cube(choice.members, split, choice.per_case)
+    source = ensemble_cubes.cube(choice.members, split, choice.per_case)
     combined, fits, table = _combine(choice, split, source)
     own = metrics.outcome(table)
     known = source.true >= 0
@@ -313,7 +185,7 @@ def _combine(choice: Choice, split: str, source: Cube) -> tuple[Combined, dict[s
     _need_validation(choice)
     validation = {run_id: cached.predictions(run_id, "val") for run_id in choice.members}
     tables = {run_id: cached.predictions(run_id, split) for run_id in choice.members}
-    banned = frozenset().union(*(_trained(run_id).images for run_id in choice.members))
+    banned = frozenset().union(*(ensemble_cubes.trained(run_id).images for run_id in choice.members))
     table, combined, fits = fitting.ensemble_predictions(
         tables,
         choice.method,
@@ -361,7 +233,7 @@ def best_member(members: Sequence[str], split: str) -> str:
 
 def single_score(run_id: str, split: str, name: str = "balanced_accuracy") -> float:
     """A member's own score."""
-    return _single_score(run_id, split, name, _key([run_id], split))
+    return _single_score(run_id, split, name, ensemble_cubes.files_key([run_id], split))
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
@@ -372,7 +244,7 @@ def _single_score(run_id: str, split: str, name: str, key: tuple) -> float:
 
 def val_words(run_id: str) -> str:
     """`val 0.859 [0.812, 0.901]`, or that there is none."""
-    return _val_words(run_id, _key([run_id], "val"))
+    return _val_words(run_id, ensemble_cubes.files_key([run_id], "val"))
 
 
 @st.cache_resource(max_entries=512, show_spinner=False)
@@ -389,12 +261,17 @@ def leave_one_out(choice: Choice, split: str) -> dict[str, float]:
     """Member -> full score minus the score without it (balanced accuracy); empty for fitted methods."""
     if ensemble.method_of(choice.method).fitted or len(choice.members) < 2:
         return {}
-    return _leave_one_out(choice, split, _key(choice.members, split), _trained_key(choice.members))
+    return _leave_one_out(
+        choice,
+        split,
+        ensemble_cubes.files_key(choice.members, split),
+        ensemble_cubes.trained_key(choice.members),
+    )
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _leave_one_out(choice: Choice, split: str, keys: tuple, trained: tuple) -> dict[str, float]:
-    source = cube(choice.members, split, choice.per_case)
+    source = ensemble_cubes.cube(choice.members, split, choice.per_case)
     weights = np.array(choice.weights) if choice.weights else None
     table = diversity.leave_one_out(source, choice.method, weights, tie_rule=choice.tie_rule)
     return dict(zip(table["member"], table["effect"].astype(float), strict=True))
@@ -402,24 +279,31 @@ def _leave_one_out(choice: Choice, split: str, keys: tuple, trained: tuple) -> d
 
 def shapley(choice: Choice, split: str) -> pd.DataFrame:
     """Exact Shapley values of the members for mean or vote (engine.analysis.diversity.shapley)."""
-    return _shapley(choice, split, _key(choice.members, split), _trained_key(choice.members))
+    return _shapley(
+        choice,
+        split,
+        ensemble_cubes.files_key(choice.members, split),
+        ensemble_cubes.trained_key(choice.members),
+    )
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def _shapley(choice: Choice, split: str, keys: tuple, trained: tuple) -> pd.DataFrame:
     method = choice.method if choice.method in ("mean", "vote") else "mean"
-    return diversity.shapley(cube(choice.members, split, choice.per_case), method, tie_rule=choice.tie_rule)
+    return diversity.shapley(
+        ensemble_cubes.cube(choice.members, split, choice.per_case), method, tie_rule=choice.tie_rule
+    )
 
 
 def search(candidates: Sequence[str], per_case: bool = False) -> Search:
     """Every subset of the candidates, ranked on validation (at most 16; computed once, with a progress bar)."""
     ids = tuple(sorted(candidates))
-    return _search(ids, per_case, _key(ids, "val"), _trained_key(ids))
+    return _search(ids, per_case, ensemble_cubes.files_key(ids, "val"), ensemble_cubes.trained_key(ids))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Scoring every combination on validation ...")
 def _search(ids: tuple[str, ...], per_case: bool, keys: tuple, trained: tuple) -> Search:
-    source = cube(ids, "val", per_case)
+    source = ensemble_cubes.cube(ids, "val", per_case)
     if len(ids) < 13:  # some milliseconds
         return subsets.search(source)
     bar = st.progress(0.0, "Scoring every combination ...")
@@ -435,20 +319,20 @@ def _search(ids: tuple[str, ...], per_case: bool, keys: tuple, trained: tuple) -
 def optimism(candidates: Sequence[str], per_case: bool = False) -> subsets.Optimism | None:
     """What having searched made of the best score; None where there are too few cases to say."""
     ids = tuple(sorted(candidates))
-    return _optimism(ids, per_case, _key(ids, "val"), _trained_key(ids))
+    return _optimism(ids, per_case, ensemble_cubes.files_key(ids, "val"), ensemble_cubes.trained_key(ids))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Searching again without each fifth of the cases ...")
 def _optimism(ids: tuple[str, ...], per_case: bool, keys: tuple, trained: tuple) -> subsets.Optimism | None:
     try:
-        return subsets.search_optimism(cube(ids, "val", per_case))
+        return subsets.search_optimism(ensemble_cubes.cube(ids, "val", per_case))
     except EnsembleError:
         return None
 
 
 def greedy(candidates: Sequence[str], per_case: bool = False) -> tuple[list[str], list[float]]:
     """Members that greedy selection on validation picks, and their weights scaled to a maximum of 1."""
-    source = cube(tuple(sorted(candidates)), "val", per_case)
+    source = ensemble_cubes.cube(tuple(sorted(candidates)), "val", per_case)
     found = fitting.greedy(source.take(source.true >= 0))
     greatest = float(found.weights.max())
     kept = [
@@ -474,12 +358,14 @@ def cautions(choice: Choice, found: Answer, split: str, chosen_on: str) -> list[
 
 def role_audit(members: Sequence[str], split: str) -> roles.RoleAudit:
     """Which cases trained, selected and tested each member."""
-    return _role_audit(tuple(members), split, _key(members, split), _trained_key(members))
+    return _role_audit(
+        tuple(members), split, ensemble_cubes.files_key(members, split), ensemble_cubes.trained_key(members)
+    )
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
 def _role_audit(members: tuple[str, ...], split: str, keys: tuple, trained: tuple) -> roles.RoleAudit:
-    scored = _aligned(members, split).frame
+    scored = ensemble_cubes.aligned(members, split).frame
     return roles.audit_roles({run_id: _history(run_id) for run_id in members}, scored)
 
 
@@ -510,7 +396,7 @@ def with_own_roles(table: pd.DataFrame, choice: Choice) -> pd.DataFrame:
     chosen, tested = set(), set()
     for part, cases in (("val", chosen), ("test", tested)):
         if all(part in cached.run(run_id).predicted_splits() for run_id in choice.members):
-            cases |= set(cube(choice.members, part).frame["case"])
+            cases |= set(ensemble_cubes.cube(choice.members, part).frame["case"])
     own = []
     for case in table["case"]:
         names = (["val"] if case in chosen and not fitted else []) + (
@@ -533,7 +419,12 @@ def size_points(found: Search, labels: Mapping[str, str], most: int) -> pd.DataF
 
 def opinions(choice: Choice, split: str) -> pd.DataFrame:
     """A row per scored image with the ensemble's and every member's opinion."""
-    return _opinions(choice, split, _key(choice.members, split), _trained_key(choice.members))
+    return _opinions(
+        choice,
+        split,
+        ensemble_cubes.files_key(choice.members, split),
+        ensemble_cubes.trained_key(choice.members),
+    )
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -553,17 +444,6 @@ def _opinions(choice: Choice, split: str, keys: tuple, trained: tuple) -> pd.Dat
     return source.frame.assign(**columns, n_right=right)
 
 
-def candidates(summaries: Sequence[Summary]) -> list[Summary]:
-    """Runs that can be members: those with predictions, ensembles too. Runs that only repeat another one with
-    test-time augmentation are behind a switch."""
-    return [one for one in summaries if one.has_predictions and one.config.kind != "tta"]
-
-
-def augmented(members: Sequence[str]) -> dict[str, str]:
-    """Member -> the run that predicted it with test-time augmentation, where that was computed."""
-    return ensembles.augmented(places.runs_folder(), members)
-
-
 def resolved(choice: Choice) -> Choice:
     """The choice with the runs that are really combined (test-time augmentation).
 
@@ -572,7 +452,7 @@ def resolved(choice: Choice) -> Choice:
     """
     if not choice.tta:
         return choice
-    found = augmented(choice.members)
+    found = ensemble_members.augmented(choice.members)
     absent = [run_id for run_id in choice.members if run_id not in found]
     if absent:
         raise EnsembleError(
@@ -593,97 +473,3 @@ def locked_run(choice: Choice) -> str:
         tie_rule=choice.tie_rule,
         per_case=choice.per_case,
     )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run costs at prediction: size of its weights in bytes, milliseconds per image; nan = unknown."""
-
-    size: float
-    latency: float
-
-    @property
-    def text(self) -> str:
-        parts = []
-        if self.size == self.size:
-            parts.append(f"{self.size / 1e6:.0f} MB")
-        if self.latency == self.latency:
-            parts.append(f"{self.latency:.0f} ms/image")
-        return " · ".join(parts)
-
-
-def cost(run_id: str, by_id: Mapping[str, Summary]) -> Cost:
-    """Size and measured latency of a run; of an ensemble or fusion with those of its members.
-
-    Latency is what predicting validation and test took when the run was made, on the device it ran on.
-    """
-    summary = by_id.get(run_id)
-    if summary is None or summary.config.kind in ("import", "pooled"):
-        return Cost(float("nan"), float("nan"))
-    weights = cached.run(run_id).best
-    size = float(weights.stat().st_size) if weights.is_file() else 0.0
-    own = summary.status.numbers.get("predict_ms_per_image")
-    members = list(summary.config.details.get("members") or ())
-    if summary.config.kind == "tta" and members:
-        return Cost(cost(members[0], by_id).size, float(own) if own else float("nan"))
-    if summary.config.kind in ("ensemble", "fusion"):
-        parts = [cost(one, by_id) for one in members]
-        return Cost(size + sum(one.size for one in parts), sum(one.latency for one in parts))
-    return Cost(size or float("nan"), float(own) if own else float("nan"))
-
-
-def fit_problems(ids: Sequence[str], choice: Choice, split: str) -> dict[str, tuple[str, bool]]:
-    """Run -> (what adding it would cost the choice, whether it cannot be added), judged per scored image.
-
-    Only runs with something to say: others have the same images, none of which they were trained on, and saw no
-    case of them.
-    """
-    found: dict[str, tuple[str, bool]] = {}
-    if not choice.members:
-        return found
-    try:
-        scored = cube(choice.members, split)
-        mark = _images_mark(scored)
-        for run_id in set(ids) - set(choice.members):
-            keys = (mark, _key([run_id], split), _trained_key([run_id]))
-            problem = _fit_problem(run_id, split, *keys, scored)
-            if problem[0]:
-                found[run_id] = problem
-    except EngineError:  # the choice itself does not fit together: the right side says so
-        return {}
-    return found
-
-
-def _images_mark(source: Cube) -> tuple:
-    """The same for cubes of the same images and classes: most choices score the same images."""
-    hashed = pd.util.hash_pandas_object(source.frame["image_id"].astype(str), index=False)
-    return source.classes, len(hashed), int(hashed.sum())
-
-
-@st.cache_data(max_entries=1024, show_spinner=False)
-def _fit_problem(
-    run_id: str, split: str, mark: tuple, keys: tuple, trained: tuple, _source: Cube
-) -> tuple[str, bool]:
-    """_source: not hashed, `mark` stands for it."""
-    if split not in cached.run(run_id).predicted_splits():
-        return f"no {SPLITS[split]} predictions", True
-    scored = _source.frame
-    table = cached.predictions(run_id, split)
-    if classes_of(table) != _source.classes:
-        return "other classes", True
-    common = set(table["image_id"]) & set(scored["image_id"])
-    if not common:
-        return f"shares no {SPLITS[split]} image with the choice", True
-    learned = _trained(run_id)
-    known = common & learned.images
-    if len(known) == len(common):
-        return "was trained on every image that is scored", True
-    found = []
-    if known:
-        found.append(f"trained on {len(known):,} scored images: they would be left out")
-    elif len(common) < len(scored):
-        found.append(f"lacks {len(scored) - len(common):,} of the scored images")
-    cases = (set(scored.loc[scored["image_id"].isin(common - known), "case"]) - {""}) & learned.cases
-    if cases:
-        found.append(f"saw {len(cases):,} scored cases in training")
-    return "; ".join(found), False

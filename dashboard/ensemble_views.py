@@ -17,9 +17,10 @@ from dashboard import (
     widgets,
 )
 from dashboard.compare_view import Cell, Line
-from dashboard.ensemble_view import OWN, SPLITS, Answer, Choice
+from dashboard.ensemble_members import SPLITS
+from dashboard.ensemble_view import OWN, Answer, Choice
 from engine.analysis import curves, diversity, subsets
-from engine.report import figures
+from engine.report import curve_figures, ensemble_figures
 from engine.runs.folder import Summary
 
 ACCENT = "#5B3E8F"
@@ -115,7 +116,9 @@ def _agreement(found: Answer, labels: Mapping[str, str]) -> None:
     matrix = diversity.pair_matrix(source, measure, counts=counted)
     title = COUNTED[measure] if counted else MEASURES[measure]
     hidden = diversity.pair_matrix(source, "few_errors") == 1 if few and not counted else None
-    fig = figures.agreement_map(matrix, names, title, counts=counted, few=hidden, dark=widgets.is_dark())
+    fig = ensemble_figures.agreement_map(
+        matrix, names, title, counts=counted, few=hidden, dark=widgets.is_dark()
+    )
     oracle = diversity.oracle_errors(source)
     st.plotly_chart(
         widgets.themed(fig), theme=None, width="content", key=f"ens_agreement_{measure}_{len(source)}",
@@ -153,14 +156,14 @@ def _referral(found: Answer) -> None:
     shares = diversity.agreement(found.source)["share"].to_numpy()
     by_agreement = curves.risk_coverage(found.outcome, shares)
     lines = [
-        figures.Line("agreement", "by agreement of members", by_agreement, ACCENT),
-        figures.Line(
+        curve_figures.Line("agreement", "by agreement of members", by_agreement, ACCENT),
+        curve_figures.Line(
             "confidence", "by the ensemble's probability", curves.risk_coverage(found.outcome), "#7A7A7A"
         ),
     ]
     full = by_agreement.iloc[0]
     widgets.show_figure(
-        figures.risk_coverage(lines, dark=widgets.is_dark()),
+        curve_figures.risk_coverage(lines, dark=widgets.is_dark()),
         f"Risk and coverage: images are judged from the most agreed on, the rest is referred. Members are unanimous on "
         f"{full['coverage']:.0%} of the images; among these {full['risk']:.1%} are wrong.",
         f"Error rate against coverage. Unanimous: coverage {full['coverage']:.2f}, error rate {full['risk']:.3f}; "
@@ -184,7 +187,7 @@ def _size(summaries: Sequence[Summary], choice: Choice, labels: Mapping[str, str
     ensemble_choice.remember_search(found)
     points = ensemble_view.size_points(found, dict(labels), MOST_POINTS)
     chosen = rank_of(found, choice)
-    fig = figures.accuracy_by_size(points, chosen=chosen, dark=widgets.is_dark())
+    fig = ensemble_figures.accuracy_by_size(points, chosen=chosen, dark=widgets.is_dark())
     chart = "ens_sizes"
     hidden = f" The best {len(points):,} are drawn." if len(points) < found.tried else ""
     place = f" This choice (ring) ranks {chosen:,}." if chosen else ""
@@ -264,8 +267,13 @@ def _members(choice: Choice, split: str, labels: Mapping[str, str]) -> None:
     side = "val" if ensemble_choice.have(choice.members, "val") else split
     table = ensemble_view.shapley(choice, side)
     method = choice.method if choice.method in ("mean", "vote") else "mean"
-    fig = figures.contributions(
-        table, "shapley", "Share of the gain in balanced accuracy", labels, dark=widgets.is_dark()
+    fig = ensemble_figures.contributions(
+        table,
+        "shapley",
+        "Share of the gain in balanced accuracy",
+        labels,
+        colours=widgets.run_colours(),
+        dark=widgets.is_dark(),
     )
     full, empty = float(table["full"].iloc[0]), float(table["empty"].iloc[0])
     widgets.show_figure(
@@ -284,7 +292,7 @@ def _roles(choice: Choice, split: str, labels: Mapping[str, str]) -> None:
         st.markdown(f"- {widgets.escaped(compare_view.named_note(sentence, labels))}.")
     table = ensemble_view.with_own_roles(audit.table, choice)
     titles = {**labels, OWN: "This ensemble"}
-    fig = figures.role_map(table, titles, scored=audit.scored_cases, dark=widgets.is_dark())
+    fig = ensemble_figures.role_map(table, titles, scored=audit.scored_cases, dark=widgets.is_dark())
     widgets.show_figure(
         fig,
         f"What the images of each case were to each member; left of the line the cases of {SPLITS[split]}, which are scored. "

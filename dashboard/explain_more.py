@@ -21,7 +21,7 @@ from engine.explain.ensemble_map import EnsembleMap, overlap_matrix
 from engine.explain.explanation import Explanation
 from engine.explain.montage import montage, patient_strip
 from engine.explain.runs import Map
-from engine.report import figures
+from engine.report import ensemble_figures
 
 VIEWS = ("Slide", "Patient", "Grid", "Members", "Trust", "Files")
 GRID_IMAGES = 6
@@ -238,7 +238,7 @@ def _together(
             column.caption(widgets.escaped(f"{names[k]}  \n{words}"))
     if len(maps) < 2:
         return
-    fig = figures.agreement_map(overlap, names, "", dark=widgets.is_dark())
+    fig = ensemble_figures.agreement_map(overlap, names, "", dark=widgets.is_dark())
     st.plotly_chart(
         widgets.themed(fig), theme=None, width="content", key=key,
         alt=f"Overlap of the top {overlay.TOP_SHARE:.0%} of each pair of {len(names)} models.",

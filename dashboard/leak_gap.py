@@ -21,7 +21,7 @@ import streamlit as st
 from dashboard import cached, places, widgets
 from engine import files
 from engine.errors import DataError
-from engine.report import figures
+from engine.report import theme
 
 FOLDER = ".probes"
 NAMES = {
@@ -30,7 +30,7 @@ NAMES = {
     "background": "Background only",
 }
 SPLITS = (
-    ("image", "patients on both sides", figures.LEAKAGE, "x"),
+    ("image", "patients on both sides", theme.LEAKAGE, "x"),
     ("case", "patients kept apart", "#2E7D4F", "circle"),
 )
 

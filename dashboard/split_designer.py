@@ -15,7 +15,7 @@ from engine.data.breakhis import SUBTYPES
 from engine.data.manifest import SPLITS, Manifest
 from engine.data.splits import PROTOCOLS, composition
 from engine.errors import EngineError
-from engine.report import figures
+from engine.report import theme
 from engine.runs.config import TASKS, DataConfig, help_of
 from engine.runs.launch import Prepared
 
@@ -186,9 +186,9 @@ _LIGHT = {"#A6BDDB", "#6A93C2", "#88B4DD", "#44AA99", "#999933", "#C49A27", "#CC
 
 
 def _colour(by: str, value: str, position: int) -> str:
-    if by == "magnification" and value in figures.MAGNIFICATION_COLOURS:
-        return figures.MAGNIFICATION_COLOURS[value]
-    return figures.class_colour(value, position)
+    if by == "magnification" and value in theme.MAGNIFICATION_COLOURS:
+        return theme.MAGNIFICATION_COLOURS[value]
+    return theme.class_colour(value, position)
 
 
 def _named(by: str, value: str) -> str:

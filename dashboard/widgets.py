@@ -20,11 +20,11 @@ import streamlit as st
 from dashboard import places, selection
 from engine.errors import EngineError
 from engine.files import spreadsheet_safe
-from engine.report import colours, figures
+from engine.report import colours, theme
 from engine.runs import folder as run_folder
 from engine.runs.folder import Summary
 
-LEAK_RED, BENIGN, MALIGNANT = figures.LEAKAGE, figures.BENIGN, figures.MALIGNANT
+LEAK_RED, BENIGN, MALIGNANT = theme.LEAKAGE, theme.BENIGN, theme.MALIGNANT
 
 # state -> (Material icon, word, colour). The word and the icon carry the meaning, the colour only helps.
 STATES: dict[str, tuple[str, str, str]] = {
@@ -417,7 +417,7 @@ def is_dark() -> bool:
 
 def themed(fig: go.Figure) -> go.Figure:
     """The figure in the one template, light or dark as the reader has it."""
-    fig.update_layout(template=figures.template(is_dark()))  # its font is that of annotations too
+    fig.update_layout(template=theme.template(is_dark()))  # its font is that of annotations too
     return fig
 
 

@@ -9,6 +9,7 @@ from dashboard import (
     compare_view,
     ensemble_choice,
     ensemble_list,
+    ensemble_members,
     ensemble_panels,
     ensemble_save,
     ensemble_view,
@@ -18,7 +19,7 @@ from engine.errors import EngineError, EnsembleError
 
 widgets.header("Ensemble", "Which checkpoints together beat the best of them, and is the gain real?")
 everyone = cached.summaries()
-summaries = ensemble_view.candidates(everyone)
+summaries = ensemble_members.candidates(everyone)
 if not summaries:
     widgets.empty_state(
         "A score that follows every tick: mean, vote and other ways to combine checkpoints.",

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from engine import files
-from engine.report.figures import RUN_COLOURS
+from engine.report.theme import RUN_COLOURS
 
 FILE = ".colours.json"
 LOCK = ".colours.lock"

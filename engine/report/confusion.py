@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from engine.analysis import metrics
-from engine.report import figures
+from engine.report import theme
 
 MODES = ("counts", "percent", "difference")
 CELL_PX, GAP_PX, HEAD_PX, LAST_PX = 34, 38, 46, 20
@@ -105,7 +105,7 @@ def figure(
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode}")
     if mode == "difference" and against is None:
         raise ValueError("a difference needs the row that is subtracted")
-    ink, size = figures.tone(dark).ink, len(classes)
+    ink, size = theme.tone(dark).ink, len(classes)
     digits = 13 if size <= 3 else 11 if size <= 5 else 9  # many classes leave a cell some 20 pixels
     canvas = _Canvas([], [])  # Plotly takes seconds to add hundreds of shapes one by one
     points: dict[str, list] = {"x": [], "y": [], "data": [], "hover": [], "text": [], "ink": []}
@@ -125,9 +125,9 @@ def figure(
             _outlines(canvas, row, part, c * step_x, top, classes, chosen, changed, ink)
     for c, part in enumerate(parts):
         title = (titles or {}).get(part, part)
-        _text(canvas, c * step_x + size / 2, -0.62, f"<b>{figures.plain(title)}</b>", 13, ink)
+        _text(canvas, c * step_x + size / 2, -0.62, f"<b>{theme.plain(title)}</b>", 13, ink)
         for k, name in enumerate(short_names(classes)):
-            _text(canvas, c * step_x + k + 0.5, -0.2, figures.plain(name), min(11, digits), ink, 0.7)
+            _text(canvas, c * step_x + k + 0.5, -0.2, theme.plain(name), min(11, digits), ink, 0.7)
     drawn = go.Figure(layout={"shapes": canvas.shapes, "annotations": canvas.notes})
     drawn.add_trace(
         go.Scatter(
@@ -195,7 +195,7 @@ def _matrix(canvas, points, row, part, matrix, base, left, top, classes, mode, d
             points["y"].append(top + i + 0.5)
             points["data"].append([row.id, part, true, guess])
             points["text"].append(_cell_text(matrix, base, i, j, mode))
-            points["ink"].append(figures.readable_on(fill))
+            points["ink"].append(theme.readable_on(fill))
             points["hover"].append(_hover(row, part, matrix, base, i, j, true, guess))
 
 
@@ -214,8 +214,8 @@ def _hover(row, part, matrix, base, i, j, true, guess) -> str:
     share = "n/a" if np.isnan(own) else f"{100 * own:.1f}%"
     where = "all magnifications" if part == "all" else part
     lines = [
-        f"<b>{figures.plain(row.label)}</b>, {figures.plain(where)}",
-        f"truly {figures.plain(true)}, called {figures.plain(guess)}",
+        f"<b>{theme.plain(row.label)}</b>, {theme.plain(where)}",
+        f"truly {theme.plain(true)}, called {theme.plain(guess)}",
         f"{matrix[i, j]:,} of {int(matrix[i].sum()):,} images ({share})",
     ]
     if base is not None:
@@ -257,7 +257,7 @@ def _row_label(canvas, row: Row, top: float, label_x: float, ink: str, classes: 
         type="rect", x0=-label_x, x1=-0.994 * label_x + 0.02, y0=top, y1=top + size, fillcolor=row.colour,
         line={"width": 0},
     )  # fmt: skip
-    label = figures.wrapped(row.label, 18, 3) + (
+    label = theme.wrapped(row.label, 18, 3) + (
         "<br><span style='color:#D9534A'>⚠ leaks</span>" if row.leaks else ""
     )
     canvas.note(
@@ -265,7 +265,7 @@ def _row_label(canvas, row: Row, top: float, label_x: float, ink: str, classes: 
         font={"size": 12, "color": ink},
     )  # fmt: skip
     for k, name in enumerate(short_names(classes)):
-        _text(canvas, -0.14, top + k + 0.5, figures.plain(name), 11, ink, 0.7)
+        _text(canvas, -0.14, top + k + 0.5, theme.plain(name), 11, ink, 0.7)
 
 
 def _text(canvas, x: float, y: float, text: str, size: int, ink: str, opacity: float = 1.0) -> None:
@@ -283,8 +283,8 @@ def short_names(classes: Sequence[str]) -> list[str]:
 
 def _fill(value: float, mode: str, dark: bool) -> str:
     if np.isnan(value):
-        return figures.DARK.grid if dark else "#F0EFF2"
+        return theme.DARK.grid if dark else "#F0EFF2"
     if mode == "difference":
-        scale = figures.DIVERGING_DARK if dark else figures.DIVERGING
-        return figures.blend(scale, 0.5 + value / (2 * FULL_AT))
-    return figures.blend(figures.SEQUENTIAL_DARK if dark else figures.SEQUENTIAL, value)
+        scale = theme.DIVERGING_DARK if dark else theme.DIVERGING
+        return theme.blend(scale, 0.5 + value / (2 * FULL_AT))
+    return theme.blend(theme.SEQUENTIAL_DARK if dark else theme.SEQUENTIAL, value)

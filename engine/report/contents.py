@@ -129,6 +129,7 @@ class Contents:
     versions: dict[str, Any]
     skipped: tuple[str, ...] = ()
     names: dict[str, str] = field(default_factory=dict)
+    """Run id -> the name it is shown under."""
     colours: dict[str, str] = field(default_factory=dict)
     """Run id -> the colour that the run has on the pages."""
 

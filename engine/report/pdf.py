@@ -45,9 +45,8 @@ from engine.report import confusion, words
 from engine.report.checklist import answered
 from engine.report.contents import HEADLINE, Contents, Flow, Group, Picture, powers
 from engine.report.document import LEVELS, level_of
-from engine.report.figures import SEQUENTIAL, blend, readable_on
 from engine.report.flow import SIDES, flow_lines
-from engine.report.plots import run_colours
+from engine.report.theme import SEQUENTIAL, blend, readable_on
 
 Rect: Any = shapes.Rect  # its published types know only the keywords of a solid shape
 MARGIN = 18 * mm
@@ -449,7 +448,7 @@ def _arrow(drawing: Drawing, x1: float, y1: float, x2: float, y2: float) -> None
 
 def _forest(contents: Contents, group: Group) -> Drawing:
     entries = group.comparison.entries
-    colours = run_colours(contents)
+    colours = contents.colours
     estimates = [entry.scores[HEADLINE] for entry in entries]
     known = [value for one in estimates for value in (one.value, one.low, one.high) if np.isfinite(value)]
     base = group.comparison.baseline.get(HEADLINE, float("nan"))
@@ -499,7 +498,7 @@ def _roc(contents: Contents, group: Group) -> Drawing | None:
     aligned = group.comparison.aligned
     if len(aligned.classes) != 2:
         return None
-    colours, side, left, bottom = run_colours(contents), 200.0, 34.0, 26.0
+    colours, side, left, bottom = contents.colours, 200.0, 34.0, 26.0
     drawing = Drawing(WIDTH, side + bottom + 8)
     drawing.add(Rect(left, bottom, side, side, fillColor=None, strokeColor=EDGE))
     drawing.add(Line(left, bottom, left + side, bottom + side, strokeColor=EDGE, strokeDashArray=[2, 2]))

@@ -1,4 +1,4 @@
-"""Which figures a report has: its contents in, figures of `engine.report.figures` out."""
+"""Which figures a report has: its contents in, figures of `score_figures`, `curve_figures` and `confusion` out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import plotly.graph_objects as go
 
 from engine.analysis import curves
 from engine.analysis.metrics import SCORES, outcome
-from engine.report import confusion, figures
+from engine.report import confusion, curve_figures, score_figures, theme
 from engine.report.contents import HEADLINE, Contents, Group, powers
-from engine.report.figures import ForestRow, Line
+from engine.report.curve_figures import Line
+from engine.report.score_figures import ForestRow
 
 Lines = list[Line]
 
@@ -26,21 +27,16 @@ class Shown:
     alt: str
 
 
-def run_colours(contents: Contents) -> dict[str, str]:
-    """Run id -> its colour in every figure of the report."""
-    return contents.colours or figures.run_colours([run.id for run in contents.runs])
-
-
 def forest(contents: Contents, group: Group, score: str = HEADLINE) -> Shown:
     """One score of every run of a group, with its interval and the baseline."""
-    colours, record = run_colours(contents), SCORES[score]
+    colours, record = contents.colours, SCORES[score]
     rows = [
         ForestRow(contents.names[entry.id], entry.scores[score], colours[entry.id])
         for entry in group.comparison.entries
     ]
     baseline = group.comparison.baseline.get(score)
     known = baseline is not None and baseline == baseline
-    figure = figures.forest(
+    figure = score_figures.forest(
         rows, record.title, line=baseline if known else None, line_name="always the commonest class" if known else ""
     )  # fmt: skip
     alt = "; ".join(f"{row.name}: {row.estimate.short}" for row in rows)
@@ -53,7 +49,7 @@ def matrices(contents: Contents, group: Group) -> Shown:
     """Confusion matrices: a row per run, a column for all images and one per magnification."""
     classes = group.comparison.aligned.classes
     columns, titles = confusion.columns(["all", *powers(group)])
-    colours = run_colours(contents)
+    colours = contents.colours
     leaking = {run.id for run in contents.runs if run.audit.get("level") == "leak"}
     rows = [
         confusion.Row(
@@ -63,7 +59,7 @@ def matrices(contents: Contents, group: Group) -> Shown:
     ]
     figure = confusion.figure(rows, columns, classes, titles=titles)
     cells = sum(confusion.widths(len(columns), len(classes)))
-    figure.update_layout(width=round(62 * cells), template=figures.template())
+    figure.update_layout(width=round(62 * cells), template=theme.template())
     alt = confusion.alt_text(rows, columns, classes)
     caption = (
         "Counts of images, rows true, columns predicted; colour is the share of the true class on one "
@@ -81,7 +77,7 @@ def roc(contents: Contents, group: Group) -> Shown | None:
         return None
     alt = "ROC curves; areas: " + "; ".join(line.label for line in lines)
     caption = "One point per distinct probability; the label gives the area with its 95% interval over cases."
-    return Shown(_legend_beside(figures.roc(lines), len(lines)), "ROC curves", caption, alt)
+    return Shown(_legend_beside(curve_figures.roc(lines), len(lines)), "ROC curves", caption, alt)
 
 
 def calibration(contents: Contents, group: Group) -> Shown | None:
@@ -93,7 +89,7 @@ def calibration(contents: Contents, group: Group) -> Shown | None:
         return None
     caption = "Ten bins of equal width; bars are Wilson intervals over images, which ignore that images share patients."
     alt = "Observed share of malignant images by predicted probability, per run"
-    return Shown(_legend_beside(figures.reliability(lines), len(lines)), "Calibration", caption, alt)
+    return Shown(_legend_beside(curve_figures.reliability(lines), len(lines)), "Calibration", caption, alt)
 
 
 def _legend_beside(figure: go.Figure, lines: int) -> go.Figure:
@@ -108,7 +104,7 @@ def _legend_beside(figure: go.Figure, lines: int) -> go.Figure:
 
 
 def _lines(contents: Contents, group: Group, curve, score: str) -> Lines:
-    colours = run_colours(contents)
+    colours = contents.colours
     lines = []
     for entry in group.comparison.entries:
         table = curve(outcome(group.comparison.aligned.tables[entry.id]))
@@ -129,8 +125,8 @@ def learning_curves(contents: Contents) -> Shown | None:
     tables = [table for table in tables if len(table)]
     if not tables:
         return None
-    figure = figures.learning_curves(
-        pd.concat(tables, ignore_index=True), HEADLINE, "Balanced accuracy", colours=run_colours(contents)
+    figure = curve_figures.learning_curves(
+        pd.concat(tables, ignore_index=True), HEADLINE, "Balanced accuracy", colours=contents.colours
     )
     best = [
         f"{run.name}: {run.best['value']:.3f} at epoch {run.best['epoch']}"

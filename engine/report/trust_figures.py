@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from engine.report.figures import ACCENT, plain, template, tone
+from engine.report.theme import ACCENT, plain, template, tone
 
 CONTROL_COLOUR = "#8A8797"
 

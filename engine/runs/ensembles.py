@@ -7,6 +7,7 @@ predictions are stored, no weights are copied. A fusion is queued, since it comp
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from engine.runs.launch import enqueue
 from engine.runs.results import (
     Compared,
     Progress,
+    TrainedOn,
     common_mode,
     distinct,
     entry,
@@ -44,25 +46,30 @@ SOUPS = ("uniform", "greedy")
 
 @dataclass(frozen=True)
 class Seen:
-    """What the members of an ensemble were trained on, among the images to be scored.
+    """What any member of an ensemble was trained on, among the images to be scored.
 
-    `images` are never scored; `cases` raise the leakage badge; `unknown` members tell nothing.
+    `images` are never scored; `cases` raise the leakage badge.
     """
 
     images: frozenset[str]
     cases: frozenset[str]
-    unknown: tuple[str, ...]
+
+
+def seen_among(learned: Iterable[TrainedOn], images: AbstractSet[str], cases: AbstractSet[str]) -> Seen:
+    """The images and cases to be scored that somebody learned from; unknown cases ("") never count."""
+    met = list(learned)
+    return Seen(
+        frozenset().union(*(one.images & images for one in met)),
+        frozenset().union(*(one.cases & cases for one in met)) - {""},
+    )
 
 
 def seen_by(members: Sequence[RunFolder], tables: Mapping[str, pd.DataFrame]) -> Seen:
-    """Judge every image to be scored by what each member learned from."""
-    learned = {folder.id: trained_on(folder) for folder in members}
-    scored_images = frozenset().union(*(set(table["image_id"]) for table in tables.values()))
-    scored_cases = frozenset().union(*(set(table["case"]) for table in tables.values())) - {""}
-    return Seen(
-        scored_images.intersection(*[frozenset().union(*(one.images for one in learned.values()))]),
-        scored_cases.intersection(*[frozenset().union(*(one.cases for one in learned.values()))]),
-        tuple(folder.name for folder in members if not learned[folder.id].known),
+    """`seen_among` of the members' own training, for the images of their tables."""
+    return seen_among(
+        (trained_on(folder) for folder in members),
+        set().union(*(table["image_id"] for table in tables.values())),
+        set().union(*(table["case"] for table in tables.values())),
     )
 
 

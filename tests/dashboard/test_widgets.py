@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 import pytest
 
 from dashboard import widgets
-from engine.report import figures
+from engine.report import theme
 
 
 def test_text_of_people_is_never_html():
@@ -80,4 +80,4 @@ def test_every_figure_wears_the_one_template(monkeypatch):
     for dark in (False, True):
         monkeypatch.setattr(widgets, "is_dark", lambda dark=dark: dark)
         fig = widgets.themed(go.Figure())
-        assert fig.layout.template.layout.font.color == figures.tone(dark).ink
+        assert fig.layout.template.layout.font.color == theme.tone(dark).ink

@@ -11,7 +11,7 @@ import fabricate
 import numpy as np
 import pytest
 
-from dashboard import ensemble_choice, ensemble_view, ensemble_views
+from dashboard import ensemble_choice, ensemble_cubes, ensemble_members, ensemble_view, ensemble_views
 from dashboard.ensemble_view import OWN, Choice
 from engine.analysis import ensemble, subsets
 from engine.errors import EnsembleError
@@ -91,10 +91,10 @@ def test_an_image_that_a_member_was_trained_on_is_never_scored(make_run, runs_di
         "\n".join(line.replace(",test", ",train") if line.startswith(victim) else line for line in text)
         + "\n"
     )
-    source = ensemble_view.cube((clean.id,), "test")
+    source = ensemble_cubes.cube((clean.id,), "test")
     assert victim not in set(source.frame["image_id"])
     assert len(source.true) == len(table) - 1
-    assert ensemble_view.seen((clean.id,), "test")[0] == 1
+    assert ensemble_cubes.seen((clean.id,), "test").images == {victim}
 
 
 def test_the_search_finds_what_the_engine_ranks_first(three):
@@ -314,7 +314,7 @@ def test_augmented_predictions_are_what_is_combined_when_the_switch_is_on(three,
     ids = ids_of(three[:2])
     assert ensemble_view.resolved(Choice(ids, tta=True)).members == tuple(made[one] for one in ids)
     assert not set(made.values()) & {
-        one.id for one in ensemble_view.candidates(run_folder.summaries(runs_dir))
+        one.id for one in ensemble_members.candidates(run_folder.summaries(runs_dir))
     }
     with pytest.raises(EnsembleError, match="test-time augmentation"):
         ensemble_view.resolved(Choice(ids_of(three), tta=True))
@@ -324,18 +324,18 @@ def test_compatibility_is_judged_per_scored_image(three):
     first, second, third = three
     choice = Choice((first.id,))
     ids = ids_of(three)
-    assert ensemble_view.fit_problems(ids, choice, "val") == {}
+    assert ensemble_members.fit_problems(ids, choice.members, "val") == {}
     table = third.predictions("val")
     third.write_predictions("val", table.assign(image_id="x" + table["image_id"]))
     refusal = ("shares no validation image with the choice", True)
-    assert ensemble_view.fit_problems(ids, choice, "val") == {third.id: refusal}
+    assert ensemble_members.fit_problems(ids, choice.members, "val") == {third.id: refusal}
     manifest = second.manifest().table
     scored = first.predictions("val")["image_id"]
     manifest["split"] = np.where(manifest["image_id"].isin(scored.iloc[:4]), "train", manifest["split"])
     manifest.to_csv(second.path / "manifest.csv", index=False)
     config = second.path / "config.json"
     config.write_text(config.read_text() + " ")  # the stamp that the cache goes by
-    problem, refused = ensemble_view.fit_problems(ids, choice, "val")[second.id]
+    problem, refused = ensemble_members.fit_problems(ids, choice.members, "val")[second.id]
     assert "trained on 4 scored images" in problem
     assert "saw" in problem
     assert not refused
@@ -343,12 +343,12 @@ def test_compatibility_is_judged_per_scored_image(three):
 
 def test_size_and_latency_are_those_of_weights_and_measurement(three, runs_dir):
     summaries = {one.id: one for one in run_folder.summaries(runs_dir)}
-    assert ensemble_view.cost(three[0].id, summaries).text == ""
+    assert ensemble_members.cost(three[0].id, summaries).text == ""
     three[0].best.write_bytes(b"0" * 13_000_000)
     status = three[0].status()
     three[0].write_status(replace(status, numbers={**status.numbers, "predict_ms_per_image": 12.4}))
     summaries = {one.id: one for one in run_folder.summaries(runs_dir)}
-    assert ensemble_view.cost(three[0].id, summaries).text == "13 MB · 12 ms/image"
+    assert ensemble_members.cost(three[0].id, summaries).text == "13 MB · 12 ms/image"
 
 
 def test_a_deleted_member_of_an_ensemble_is_said_and_its_predictions_still_shown(app, said, three, runs_dir):

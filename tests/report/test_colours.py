@@ -4,7 +4,7 @@ import threading
 
 from dashboard import widgets
 from engine.report import colours, contents, plots
-from engine.report.figures import RUN_COLOURS
+from engine.report.theme import RUN_COLOURS
 from engine.runs import folder as run_folder
 
 
@@ -13,7 +13,7 @@ def test_a_run_has_one_colour_on_the_pages_and_in_a_report(make_run, runs_dir):
     on_pages = widgets.run_colours()
     run_folder.delete(runs[0])
     told = contents.collect([runs[3], runs[1]], title="Two of them", pictures=0, draws=50)
-    reported = plots.run_colours(told)
+    reported = told.colours
     assert reported == {run.id: on_pages[run.id] for run in (runs[3], runs[1])}
     forest = plots.forest(told, told.groups[0]).figure
     drawn = str(forest.to_plotly_json()["data"]).upper()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.report import confusion, figures
+from engine.report import confusion, theme
 
 CLASSES = ("benign", "malignant")
 FIRST = confusion.Row("a", "First", "#44AA99", {"40X": [[8, 2], [1, 9]], "all": [[16, 4], [2, 18]]})
@@ -46,7 +46,7 @@ def test_matrices_of_any_size_share_one_scale(dark):
     found = fills(confusion.figure([FIRST], ["40X", "all"], CLASSES, dark=dark))
     assert found[0] == found[4]  # 8 of 10 and 16 of 20 are the same share, so the same colour
     gaps = fills(confusion.figure([SECOND], ["40X"], CLASSES, mode="difference", against=FIRST, dark=dark))
-    assert gaps[0] == (figures.DIVERGING_DARK if dark else figures.DIVERGING)[0][1]  # 25 points or more
+    assert gaps[0] == (theme.DIVERGING_DARK if dark else theme.DIVERGING)[0][1]  # 25 points or more
 
 
 def test_a_class_without_images_is_not_applicable():

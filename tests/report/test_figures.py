@@ -9,7 +9,7 @@ import pytest
 from engine.analysis import curves, ensemble, metrics, operating, roles, subsets
 from engine.analysis.intervals import Estimate
 from engine.analysis.predictions import validate
-from engine.report import figures
+from engine.report import curve_figures, ensemble_figures, score_figures, theme
 
 CLASSES = ("benign", "malignant")
 
@@ -32,31 +32,28 @@ def small_table(seed: int = 0) -> pd.DataFrame:
 
 
 def test_ink_stays_readable_on_every_fill():
-    assert figures.readable_on("#5B3E8F") == "#FFFFFF"
-    assert figures.readable_on("#F6F4FA") == "#23212B"
+    assert theme.readable_on("#5B3E8F") == "#FFFFFF"
+    assert theme.readable_on("#F6F4FA") == "#23212B"
 
 
 def test_long_names_are_cut():
-    assert figures.wrapped("word " * 40).endswith("…")
-    assert "…" in figures.wrapped("x" * 200)
+    assert theme.wrapped("word " * 40).endswith("…")
+    assert "…" in theme.wrapped("x" * 200)
 
 
-def test_a_run_keeps_its_colour_and_no_two_share_one():
-    ids = [f"20261122-{k}" for k in range(10)]
-    colours = figures.run_colours(ids)
-    assert len(set(colours.values())) == 10
-    assert figures.run_colours(ids[::-1]) == colours
-    taken = {figures.BENIGN, figures.MALIGNANT, figures.ACCENT, figures.LEAKAGE}
-    assert not set(figures.RUN_COLOURS) & taken
+def test_no_run_has_the_colour_of_a_class_or_of_a_warning():
+    taken = {theme.BENIGN, theme.MALIGNANT, theme.ACCENT, theme.LEAKAGE}
+    assert not set(theme.RUN_COLOURS) & taken
+    assert len(set(theme.RUN_COLOURS)) == len(theme.RUN_COLOURS)
 
 
 def test_a_forest_shows_dots_bars_and_numbers():
     nan = float("nan")
     rows = [
-        figures.ForestRow("A", Estimate(0.8, 0.7, 0.9, 0.95, 10, 3, "x")),
-        figures.ForestRow("B", Estimate(nan, nan, nan, 0.95, 10, 1, "undefined")),
+        score_figures.ForestRow("A", Estimate(0.8, 0.7, 0.9, 0.95, 10, 3, "x")),
+        score_figures.ForestRow("B", Estimate(nan, nan, nan, 0.95, 10, 1, "undefined")),
     ]
-    fig = figures.forest(rows, "Accuracy", line=0.687, line_name="always malignant")
+    fig = score_figures.forest(rows, "Accuracy", line=0.687, line_name="always malignant")
     texts = [note.text for note in fig.layout.annotations]
     assert "0.800 [0.700, 0.900]" in texts
     assert "n/a" in texts
@@ -69,7 +66,7 @@ def test_a_forest_shows_dots_bars_and_numbers():
 def test_every_figure_is_drawn_in_both_themes(dark):
     table = small_table()
     result = metrics.outcome(table)
-    line = lambda rows: [figures.Line("a", "A", rows, "#44AA99")]  # noqa: E731
+    line = lambda rows: [curve_figures.Line("a", "A", rows, "#44AA99")]  # noqa: E731
     cube = ensemble.cube({f"m{k}": small_table(k) for k in range(3)})
     found = subsets.search(cube)
     from engine.analysis import diversity
@@ -77,22 +74,31 @@ def test_every_figure_is_drawn_in_both_themes(dark):
     audit = roles.audit_roles({"m0": None}, table)
     epochs = pd.DataFrame({"run": ["r"] * 4, "name": ["R"] * 4, "split": ["train", "val"] * 2, "epoch": [1, 1, 2, 2], "loss": [3, 4, 2, 3]})  # fmt: skip
     drawn = [
-        figures.roc(line(curves.roc(result)), [figures.Point("A", "#44AA99", 0.1, 0.9, 0.8)], dark=dark),
-        figures.by_threshold(
+        curve_figures.roc(
+            line(curves.roc(result)), [curve_figures.Point("A", "#44AA99", 0.1, 0.9, 0.8)], dark=dark
+        ),
+        curve_figures.by_threshold(
             line(operating.threshold_table(table)), "ppv", "PPV", [("#44AA99", 0.4)], dark=dark
         ),
-        figures.precision_recall(line(curves.precision_recall(result)), 0.5, dark=dark),
-        figures.reliability(line(curves.reliability(result)), dark=dark),
-        figures.decision_curve(line(curves.decision_curve(result)), dark=dark),
-        figures.risk_coverage(line(curves.risk_coverage(result)), dark=dark),
-        figures.learning_curves(epochs, "loss", dark=dark),
-        figures.agreement_map(diversity.pair_matrix(cube, "kappa"), cube.ids, dark=dark),
-        figures.accuracy_by_size(diversity.size_points(found), chosen=1, dark=dark),
-        figures.contributions(diversity.shapley(cube), "shapley", "Shapley", {}, dark=dark),
-        figures.role_map(audit.table, dark=dark),
-        figures.case_bars(metrics.case_table(table), dark=dark),
+        curve_figures.precision_recall(line(curves.precision_recall(result)), 0.5, dark=dark),
+        curve_figures.reliability(line(curves.reliability(result)), dark=dark),
+        curve_figures.decision_curve(line(curves.decision_curve(result)), dark=dark),
+        curve_figures.risk_coverage(line(curves.risk_coverage(result)), dark=dark),
+        curve_figures.learning_curves(epochs, "loss", colours={"r": "#44AA99"}, dark=dark),
+        ensemble_figures.agreement_map(diversity.pair_matrix(cube, "kappa"), cube.ids, dark=dark),
+        ensemble_figures.accuracy_by_size(diversity.size_points(found), chosen=1, dark=dark),
+        ensemble_figures.contributions(
+            diversity.shapley(cube),
+            "shapley",
+            "Shapley",
+            {},
+            colours=dict.fromkeys(cube.ids, "#44AA99"),
+            dark=dark,
+        ),
+        ensemble_figures.role_map(audit.table, dark=dark),
+        score_figures.case_bars(metrics.case_table(table), dark=dark),
     ]
-    ink = figures.tone(dark).ink
+    ink = theme.tone(dark).ink
     for fig in drawn:
         assert fig.data
         assert fig.layout.template.layout.font.color == ink
@@ -103,6 +109,24 @@ def test_one_point_per_subset_knows_its_rank():
     cube = ensemble.cube({f"m{k}": small_table(k) for k in range(3)})
     from engine.analysis import diversity
 
-    fig = figures.accuracy_by_size(diversity.size_points(subsets.search(cube)))
+    fig = ensemble_figures.accuracy_by_size(diversity.size_points(subsets.search(cube)))
     ranks = [int(row[0]) for trace in fig.data if trace.customdata is not None for row in trace.customdata]
     assert sorted(ranks) == list(range(1, 15))
+
+
+@pytest.mark.parametrize(
+    ("roles_of_case", "scored", "shown"),
+    [
+        ("train", True, "leak"),
+        ("train", False, "train"),
+        ("fused+test", True, "leak"),
+        ("fused+test", False, "fused"),
+        ("fused", True, "fused"),  # validation, on which a method was fitted, is not its test
+        ("val+test", True, "val"),
+        ("test", True, "test"),
+        ("?", True, "?"),
+        ("", True, ""),
+    ],
+)
+def test_a_case_is_drawn_by_its_strongest_role(roles_of_case, scored, shown):
+    assert ensemble_figures._strongest(roles_of_case, scored) == shown
