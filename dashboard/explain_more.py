@@ -94,12 +94,17 @@ def _small(run_id: str, row: pd.Series, path: str, question: dict) -> None:
             raise EngineError("No file is known for this image")
         found = explain_view.map_of(run_id, path, **question)
         pixels = explain_view.pixels_of(path)
-        picture = thumbnail_of(overlay.overlay(pixels, found.heat))
+        picture = thumbnail_of(explain_view.overlaid(pixels, found, _look()))
         verdict = explain_view.verdict(found, row["label"])
         st.image(picture, alt=f"{gallery.alt_of(row)}. Overlay; {verdict}", width="stretch")
         st.caption(widgets.escaped(f"{row['magnification']} · {row['slide']}  \n{verdict}"))
     except EngineError as error:
         st.caption(widgets.escaped(f"{row['image_id']}: {error}"))
+
+
+def _look() -> Look:
+    """As the reader has it above."""
+    return st.session_state.get("_explain_look", Look())
 
 
 def thumbnail_of(picture: np.ndarray, width: int = 320) -> bytes:
@@ -169,7 +174,7 @@ def grid(
         row = shown.iloc[k]
         pixels = explain_view.pixels_of(str(made.sources[k]))
         lines.append(export.FigureRow(pixels, row["image_id"], maps, row["label"], row["magnification"]))
-    _pages(lines, st.session_state.get("_explain_look", Look()), "montage")
+    _pages(lines, _look(), "montage")
     for r, run_id in enumerate(made.runs):
         st.markdown(f"**{widgets.escaped(labels[run_id])}**")
         for column, k in zip(st.columns(len(order), gap="small"), order, strict=True):
@@ -177,7 +182,8 @@ def grid(
             if isinstance(cell, EngineError):
                 column.caption(widgets.escaped(cell.message))
                 continue
-            picture = overlay.overlay(explain_view.pixels_of(str(made.sources[k])), cell.heat)
+            pixels = explain_view.pixels_of(str(made.sources[k]))
+            picture = explain_view.overlaid(pixels, cell, _look())
             verdict = explain_view.verdict(cell, row["label"])
             column.image(
                 thumbnail_of(picture, 240),
@@ -227,7 +233,7 @@ def _together(
         for k, column in zip(
             range(start, min(start + 5, len(maps))), st.columns(5, gap="small"), strict=False
         ):
-            picture = overlay.overlay(pixels, maps[k].heat, look.opacity, look.colour_map)
+            picture = explain_view.overlaid(pixels, maps[k], look)
             said = f"{maps[k].predicted} {maps[k].probability(maps[k].predicted):.2f}"
             column.image(
                 thumbnail_of(picture, 240),
@@ -286,9 +292,7 @@ def _pages(lines: list[export.FigureRow], look: Look, stem: str) -> None:
                 export.figure_page,
                 lines,
                 form=form,
-                opacity=look.opacity,
-                colour_map=look.colour_map,
-                contour_top=look.contour or None,
+                style=export.Style(look.opacity, look.colour_map, look.contour or None, look.even),
             )
             _file(f"Figure page ({form.upper()})", make, f"{stem}.{form}")
 
@@ -316,5 +320,5 @@ def _file(label: str, make: Callable[[], bytes], name: str) -> None:
 
 
 def _overlay_png(pixels: np.ndarray, found: Map, look: Look, facts: dict[str, str]) -> bytes:
-    style = export.Style(look.opacity, look.colours, look.contour or None)
+    style = export.Style(look.opacity, look.colours, look.contour or None, look.even)
     return export.overlay_png(pixels, explain_view.heat_of(found, look.signed), style, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -229,10 +229,10 @@ def pictures(shown: Shown) -> None:
     for run_id, found in shown.found.items():
         own = None if isinstance(found, EnsembleMap) else scale
         files[run_id] = explain_view.coloured(heats[run_id], look, own)
+        if not look.even:
+            files[f"{run_id} over"] = explain_view.veiled(heats[run_id], look, own)
         if isinstance(found, EnsembleMap):
-            files[f"{run_id} spread"] = explain_view.coloured(
-                found.spread, Look(look.opacity, look.colour_map)
-            )
+            files[f"{run_id} spread"] = explain_view.veiled(found.spread, replace(look, signed=False))
         rows.append(_row(shown, run_id, heats[run_id], look))
     pixels = explain_view.pixels_of(shown.path)
     image_id = str(shown.row["image_id"])
@@ -267,11 +267,17 @@ def _look(many: bool) -> tuple[Look, bool]:
     words = {record.name: record.label for record in overlay.COLOUR_MAPS}
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="explain_look"):
         opacity = st.slider(
-            "Opacity", 0, 100, 50, 5, format="%d%%", key="opacity", bind="query-params", width=150
-        )
+            "Opacity", 0, 100, round(100 * overlay.OPACITY), 5, format="%d%%", key="opacity",
+            bind="query-params", width=115,
+            help="Of the colours where the evidence is greatest; they fade with it.",
+        )  # fmt: skip
+        even = st.toggle(
+            "Even", key="even", bind="query-params",
+            help="The same opacity everywhere, as in most papers: tissue without evidence is darkened or tinted too.",
+        )  # fmt: skip
         colour = _colours(names, words)
         contour = st.slider(
-            "Outline of the top", 0, 50, 0, 5, format="%d%%", key="contour", bind="query-params", width=150,
+            "Outline top", 0, 50, 0, 5, format="%d%%", key="contour", bind="query-params", width=115,
             help="A line around the hottest share of the image; 0 draws none.",
         )  # fmt: skip
         signed = st.toggle(
@@ -284,13 +290,13 @@ def _look(many: bool) -> tuple[Look, bool]:
             "One scale", key="scale", bind="query-params",
             help="One scale for all models, so that weak maps look weak. Off: each map fills its own scale.",
         )  # fmt: skip
-    return Look(opacity / 100, colour, contour / 100, bool(signed)), bool(shared)
+    return Look(opacity / 100, colour, contour / 100, bool(signed), bool(even)), bool(shared)
 
 
 def _colours(names: Sequence[str], words: dict[str, str]) -> str:
     """The colour map; by its name in the URL (a bound selectbox would write the label)."""
     selection.choice_from_url("colours", names, "colours", names[0])
-    st.selectbox("Colours", names, key="colours", format_func=lambda one: words[one], width=170)
+    st.selectbox("Colours", names, key="colours", format_func=lambda one: words[one], width=135)
     selection.choice_to_url("colours", "colours", names[0])
     return st.session_state["colours"]
 
@@ -311,7 +317,7 @@ def _row(shown: Shown, run_id: str, heat: np.ndarray, look: Look) -> synced_view
         synced_view.Panel(
             "Overlay",
             f"{image_alt}. Overlay of {label} for {found.target}; {judged.words}",
-            (("image", 1.0), (run_id, look.opacity)),
+            (("image", 1.0), (run_id if look.even else f"{run_id} over", look.opacity)),
             rings,
             bar=True,
         ),

@@ -275,7 +275,7 @@ def _one(folder: RunFolder, judged: Judged, name: str, row: pd.Series) -> None:
         left.image(images.encode_jpeg(pixels, maps.WIDTH), caption=widgets.escaped(name))
     with middle, widgets.errors_shown():
         shot = _overlay(folder, judged, name, target, str(record["magnification"]))
-        words = f"Evidence for {target}: light = much. Research use only."
+        words = f"Coloured: evidence for {target}, light = much. Research use only."
         middle.image(shot, caption=widgets.escaped(words))
     facts = [(str(key), _plain(value)) for key, value in row.items() if _plain(value)]
     if judged.appearance is not None:

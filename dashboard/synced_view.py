@@ -95,7 +95,7 @@ def draw(
     """Draw the rows; every one shows the same part of the image.
 
     Args:
-        pictures: JPEG files by name, all of the whole image.
+        pictures: JPEG or WebP files by name, all of the whole image.
         size: height, width of the image file, pixels.
         view: what is shown at first: zoom (1 = whole image) and the centre, 0..1 of width and height.
         on_view: called when the view has changed (`seen` then gives it).
@@ -162,4 +162,5 @@ def bounded(values: Sequence[float]) -> tuple[float, float, float] | None:
 
 
 def _data_url(picture: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode('ascii')}"
+    kind = "webp" if picture[:4] == b"RIFF" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"

@@ -77,7 +77,12 @@ def register(add: Adder) -> None:
     command.add_argument(
         "--page", type=Path, metavar="FILE", help="also a figure for a paper: .pdf, .svg or .png"
     )
-    command.add_argument("--opacity", type=float, default=0.5, help="0 = image only, 1 = colours only")
+    command.add_argument(
+        "--opacity", type=float, default=0.7, help="of the colours where the evidence is greatest: 0 to 1"
+    )
+    command.add_argument(
+        "--even", action="store_true", help="the same opacity everywhere, also where there is no evidence"
+    )
     command.add_argument("--colours", default="inferno", help="inferno, viridis, magma, cividis or jet")
     command.add_argument("--contour", type=float, metavar="SHARE", help="outline of the hottest share: 0.15")
 
@@ -113,7 +118,7 @@ def _explain(given: argparse.Namespace) -> int:
     from engine.runs.results import image_files
 
     folder = flags.locate(given)
-    style = export.Style(given.opacity, given.colours, given.contour)
+    style = export.Style(given.opacity, given.colours, given.contour, given.even)
     asked = {"method": given.method, "target": given.target, "layer": given.layer or ""}
     if not given.image.is_dir():
         record = export.explain_image(

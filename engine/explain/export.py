@@ -33,9 +33,10 @@ _COLOURS = {"benign": (0, 114, 178), "malignant": (213, 94, 0)}
 class Style:
     """How an overlay is drawn (see `overlay.overlay`)."""
 
-    opacity: float = 0.5
+    opacity: float = overlay.OPACITY
     colour_map: str = "inferno"
     contour_top: float | None = None
+    even: bool = False
 
     def __post_init__(self) -> None:
         overlay.colours(self.colour_map)
@@ -67,7 +68,9 @@ def overlay_png(pixels: np.ndarray, heat: np.ndarray, style: Style, facts: dict[
         pixels: uint8, height x width x 3. heat: float, height x width.
         facts: of `about`.
     """
-    drawn = overlay.overlay(pixels, heat, style.opacity, style.colour_map, contour_top=style.contour_top)
+    drawn = overlay.overlay(
+        pixels, heat, style.opacity, style.colour_map, contour_top=style.contour_top, even=style.even
+    )
     info = PngInfo()
     for name, value in facts.items():
         info.add_itxt(name, value)
@@ -155,15 +158,13 @@ def figure_page(
     *,
     title: str = "",
     form: str = "pdf",
-    opacity: float = 0.5,
-    colour_map: str = "inferno",
+    style: Style | None = None,
     shared_scale: bool = False,
-    contour_top: float | None = None,
 ) -> bytes:
     """Images and their overlays as one page: a row per image, a column per map, text as text.
 
     Args:
-        form: `pdf`, `svg` or `png`.
+        form: `pdf`, `svg` or `png`. style: of the overlays.
         shared_scale: one scale for each column (maps of one model), instead of each map's own.
 
     Raises:
@@ -177,15 +178,16 @@ def figure_page(
         )
     from matplotlib.figure import Figure  # half a second: only when a page is asked for
 
+    style = style or Style()
     columns = 1 + max(len(row.maps) for row in rows)
     figure = Figure(figsize=(2.6 * columns, 1.85 * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     scales = _column_scales(rows, columns - 1) if shared_scale else None
     for line, row in zip(axes, rows, strict=True):
-        _draw_row(line, row, opacity, colour_map, scales, contour_top)
+        _draw_row(line, row, style, scales)
     if title:
         figure.suptitle(title, fontsize=10)
-    _colour_bar(figure, axes, colour_map, shared_scale)
+    _colour_bar(figure, axes, style.colour_map, shared_scale)
     figure.supxlabel(RESEARCH_USE, fontsize=7)
     buffer = io.BytesIO()
     with _text_stays_text():
@@ -199,7 +201,7 @@ def _text_stays_text():
     return matplotlib.rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "breakhis"})
 
 
-def _draw_row(line, row: FigureRow, opacity, colour_map, scales, contour_top) -> None:
+def _draw_row(line, row: FigureRow, style: Style, scales: list[tuple[float, float]] | None) -> None:
     truth = f", true {row.truth}" if row.truth else ""
     _panel(line[0], overlay.scale_bar(row.image, row.magnification), f"{row.name}{truth}")
     for position, panel in enumerate(line[1:]):
@@ -208,7 +210,9 @@ def _draw_row(line, row: FigureRow, opacity, colour_map, scales, contour_top) ->
             continue
         label, found = row.maps[position]
         scale = scales[position] if scales else None
-        drawn = overlay.overlay(row.image, found.heat, opacity, colour_map, scale, contour_top)
+        drawn = overlay.overlay(
+            row.image, found.heat, style.opacity, style.colour_map, scale, style.contour_top, style.even
+        )
         probability = float(found.probabilities[found.classes.index(found.predicted)])
         nothing = f" (nothing speaks for {found.target})" if found.is_empty else ""
         _panel(panel, drawn, f"{label}: {found.predicted} {probability:.2f}{nothing}")
@@ -305,9 +309,7 @@ def explain_image(
 
 def _page(rows: list[FigureRow], path: Path, style: Style) -> bytes:
     form = path.suffix.lower().removeprefix(".")
-    return figure_page(
-        rows, form=form, opacity=style.opacity, colour_map=style.colour_map, contour_top=style.contour_top
-    )
+    return figure_page(rows, form=form, style=style)
 
 
 def explain_folder(

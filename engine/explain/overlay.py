@@ -20,6 +20,8 @@ from engine.errors import ExplainError
 # micrometres per pixel of BreakHis images, from the official optics
 MICRONS_PER_PIXEL = {"40X": 0.492, "100X": 0.197, "200X": 0.0985, "400X": 0.0492}
 TOP_SHARE = 0.15
+# of the colours over an image, where the heat is greatest
+OPACITY = 0.7
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,51 @@ def colourise(heat: np.ndarray, colour_map: str = "inferno", scale: tuple[float,
     return cv2.applyColorMap(index, colours(colour_map)[:, None])  # five times faster than indexing
 
 
+def strength(
+    heat: np.ndarray, colour_map: str = "inferno", scale: tuple[float, float] | None = None
+) -> np.ndarray:
+    """How much evidence a place holds, for or against: float32 of 0 to 1, height x width.
+
+    Args:
+        heat, colour_map, scale: see `colourise`. 1 is the greatest heat of the scale; a map of zeros has 0 everywhere.
+    """
+    low, high = scale or _own_scale(heat, colour_map)
+    if colour_map == "signed":
+        low, high = 0.0, max(abs(low), abs(high))
+        heat = np.abs(heat)
+    if high <= low:
+        return np.zeros(heat.shape, np.float32)
+    steps = (heat.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
+    return np.clip(np.nan_to_num(steps), 0, 1)
+
+
+def veil(
+    heat: np.ndarray, colour_map: str = "inferno", scale: tuple[float, float] | None = None
+) -> np.ndarray:
+    """The colours with their `strength` as alpha, to be laid over an image: uint8, height x width x 4."""
+    alpha = np.rint(strength(heat, colour_map, scale) * 255).astype(np.uint8)
+    return np.dstack([colourise(heat, colour_map, scale), alpha])
+
+
 def overlay(
     image: np.ndarray,
     heat: np.ndarray,
-    opacity: float = 0.5,
+    opacity: float = OPACITY,
     colour_map: str = "inferno",
     scale: tuple[float, float] | None = None,
     contour_top: float | None = None,
+    even: bool = False,
 ) -> np.ndarray:
-    """A map over its image, at native pixels.
+    """A map over its image, at native pixels; where nothing speaks for the target the image stays as it is.
 
     Args:
         image: uint8, height x width x 3.
         heat: float, height x width (the same).
-        opacity: 0 = image only, 1 = colours only.
+        opacity: of the colours at the greatest heat: 0 = image only, 1 = colours only there.
         colour_map, scale: see `colourise`.
         contour_top: draw a line around the hottest share of the image (0.15 = top 15%).
+        even: the same opacity everywhere, as in most papers: it darkens (inferno) or tints (viridis) tissue
+            that holds no evidence.
 
     Returns:
         uint8, height x width x 3.
@@ -111,9 +142,12 @@ def overlay(
             remedy="Explain the image again: it was replaced since",
         )
     share = float(np.clip(opacity, 0, 1))
-    mixed = cv2.addWeighted(
-        np.ascontiguousarray(image), 1 - share, colourise(heat, colour_map, scale), share, 0
-    )
+    pixels, coloured = np.ascontiguousarray(image), colourise(heat, colour_map, scale)
+    if even:
+        mixed = cv2.addWeighted(pixels, 1 - share, coloured, share, 0)
+    else:
+        weights = np.float32(share) * strength(heat, colour_map, scale)
+        mixed = cv2.blendLinear(pixels, coloured, 1 - weights, weights)
     return draw_contour(mixed, heat, contour_top) if contour_top else mixed
 
 

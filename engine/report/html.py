@@ -287,7 +287,7 @@ def _errors(contents: Contents) -> str:
     if contents.pictures:
         parts += [
             "<h3>Their images</h3>",
-            '<p class="note">Right of an image: the class activation map that the run holds, where there is one; light = evidence for malignant.</p>',
+            '<p class="note">Right of an image: the class activation map that the run holds, where there is one: coloured = evidence for malignant, light = much.</p>',
             f'<div class="cards">{"".join(_card(picture) for picture in contents.pictures)}</div>',
         ]
     return "".join(parts)

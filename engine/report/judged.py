@@ -138,7 +138,7 @@ def _pictures(folder: RunFolder, judged: Judged, rule: Rule, limit: int) -> str:
                         name, found.predicted, float(row[f"calibrated_{found.predicted}"]), why[name], shots
                     )
                 )
-    note = f"Unlike the training images first, then the least sure. Right: where the model finds evidence for {target}, light = much."
+    note = f"Unlike the training images first, then the least sure. Right: coloured where the model finds evidence for {target}, light = much."
     return f'<p class="note">{text(note)}</p><div class="cards">{"".join(cards)}</div>' if cards else ""
 
 

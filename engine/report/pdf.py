@@ -320,7 +320,10 @@ def _errors(contents: Contents) -> list[Flowable]:
     parts: list[Flowable] = [_table(header, rows, [5, 2, 2, 1.6, 1.6, 2.2])]
     if contents.pictures:
         parts += [
-            _p("Their images, with the maps that the runs hold (light = evidence for malignant)", "h3"),
+            _p(
+                "Their images, with the maps that the runs hold (coloured = evidence for malignant, light = much)",
+                "h3",
+            ),
             *_pictures(contents.pictures),
         ]
     return parts

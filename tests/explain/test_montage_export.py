@@ -146,7 +146,9 @@ def test_a_figure_page_is_a_file_of_its_kind(found, sources, form, start):
         "malignant",
         "100X",
     )
-    page = export.figure_page([row, row], form=form, title="Two models", shared_scale=True, contour_top=0.15)
+    page = export.figure_page(
+        [row, row], form=form, title="Two models", shared_scale=True, style=export.Style(contour_top=0.15)
+    )
     assert page.startswith(start)
     if form == "svg":  # text is text, so that a journal can edit it
         assert b"true malignant" in page

@@ -24,12 +24,44 @@ def heat():
     return np.exp(-((rows - 100) ** 2 + (columns - 500) ** 2) / 5000).astype(np.float32)
 
 
-def test_opacity_mixes_image_and_colours(image, heat):
-    np.testing.assert_array_equal(overlay.overlay(image, heat, 0.0), image)
-    np.testing.assert_array_equal(overlay.overlay(image, heat, 1.0), overlay.colourise(heat))
-    half = overlay.overlay(image, heat, 0.5).astype(float)
+def test_an_even_opacity_mixes_image_and_colours(image, heat):
+    np.testing.assert_array_equal(overlay.overlay(image, heat, 0.0, even=True), image)
+    np.testing.assert_array_equal(overlay.overlay(image, heat, 1.0, even=True), overlay.colourise(heat))
+    half = overlay.overlay(image, heat, 0.5, even=True).astype(float)
     expected = (image.astype(float) + overlay.colourise(heat)) / 2
     assert np.abs(half - expected).max() <= 1
+
+
+@pytest.mark.parametrize("colour_map", ["inferno", "viridis", "jet", "signed"])
+def test_tissue_without_evidence_stays_as_it_is(image, heat, colour_map):
+    heat = np.where(heat < 0.1, 0, heat)
+    drawn = overlay.overlay(image, heat, 0.7, colour_map)
+    np.testing.assert_array_equal(drawn[heat == 0], image[heat == 0])
+    darkened = overlay.overlay(image, heat, 0.7, colour_map, even=True)
+    assert (darkened[heat == 0] != image[heat == 0]).mean() > 0.9
+
+
+def test_the_opacity_of_the_colours_follows_the_heat(image):
+    heat = np.array([[0.0, 1.0, 2.0, 4.0]], np.float32)
+    row = image[:1, :4]
+    weights = 0.6 * np.array([0, 0.25, 0.5, 1])[None, :, None]
+    expected = row * (1 - weights) + overlay.colourise(heat) * weights
+    assert np.abs(overlay.overlay(row, heat, 0.6) - expected).max() <= 1
+
+
+def test_strength_is_the_share_of_the_scale_and_counts_evidence_against(heat):
+    assert overlay.strength(heat).max() == pytest.approx(1)
+    assert overlay.strength(heat, scale=(0.0, 4.0)).max() == pytest.approx(0.25)
+    np.testing.assert_array_equal(overlay.strength(-heat, "signed"), overlay.strength(heat))
+    assert not overlay.strength(np.zeros((4, 4), np.float32)).any()
+
+
+def test_a_browser_that_lays_the_veil_over_the_image_shows_the_overlay(image, heat):
+    """What `synced_view` does with a style is what `overlay` computes."""
+    veil = overlay.veil(heat, "viridis").astype(float)
+    weights = 0.7 * veil[..., 3:] / 255
+    shown = image * (1 - weights) + veil[..., :3] * weights
+    assert np.abs(shown - overlay.overlay(image, heat, 0.7, "viridis")).max() <= 1.5
 
 
 def test_colours_are_the_published_tables():

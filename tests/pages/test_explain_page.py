@@ -80,6 +80,15 @@ def test_pictures_keep_the_native_pixels():
     assert np.abs(shown.astype(int) - overlay.colourise(heat, "viridis")).mean() < 3
 
 
+def test_the_picture_laid_over_the_image_is_clear_where_nothing_speaks():
+    heat = np.zeros((HEIGHT, WIDTH), np.float32)
+    heat[10:20, 30:50] = 1
+    shown = decoded(explain_view.veiled(heat, Look()))
+    assert shown.shape == (HEIGHT, WIDTH, 4)
+    np.testing.assert_array_equal(shown[..., 3], np.where(heat > 0, 255, 0))
+    assert decoded(explain_view.veiled(heat, Look(even=True))).shape == (HEIGHT, WIDTH, 3)
+
+
 def test_outlines_are_rings_around_the_hottest_share_in_pixels():
     heat = np.zeros((HEIGHT, WIDTH), np.float32)
     heat[10:20, 30:50] = 1
@@ -297,6 +306,7 @@ def test_opacity_and_colours_ask_for_no_new_map(app, explained, monkeypatch):
     monkeypatch.setattr(explain_view, "explain_file", never)
     at.slider(key="opacity").set_value(90).run()
     at.selectbox(key="colours").select("jet").run()
+    at.toggle(key="even").set_value(True).run()
     assert not at.exception
     assert len(pictures_of(at)) == 3
 
