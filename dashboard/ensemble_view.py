@@ -347,12 +347,16 @@ def cautions(choice: Choice, found: Answer, split: str, chosen_on: str) -> list[
     """The warnings that apply to this choice (engine.analysis.roles.cautions)."""
     fitted = ensemble.method_of(choice.method).fitted
     gain = found.gains.get("balanced_accuracy")
+    chosen_cases = frozenset()
+    if split == "test" and chosen_on == "val":
+        chosen_cases = frozenset(ensemble_cubes.cube(choice.members, "val").frame["case"])
     return roles.cautions(
         found.source,
         found.combined,
         gain=(gain.value, gain.low, gain.high) if gain and len(choice.members) > 1 else None,
         chosen_on=chosen_on,
         fitted_on="val" if fitted else "",
+        chosen_cases=chosen_cases,
     )
 
 

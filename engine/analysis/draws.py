@@ -7,7 +7,7 @@ see `paired`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,14 +99,14 @@ class _Counts:
     """A function of the confusion matrix. per_unit (units, classes^2)."""
 
     per_unit: np.ndarray
-    function: object
+    function: Callable[[np.ndarray], np.ndarray]
     size: int
 
     def at(self, weights):
         return self._score(weights @ self.per_unit.astype(weights.dtype))
 
     def _score(self, totals):
-        return self.function(np.asarray(totals, dtype=float).reshape(-1, self.size, self.size))  # type: ignore[operator]
+        return self.function(np.asarray(totals, dtype=float).reshape(-1, self.size, self.size))
 
     def influence(self, weights):
         totals = np.asarray(weights, dtype=float) @ self.per_unit
@@ -172,33 +172,6 @@ class _PairWins:
 
 
 @dataclass(frozen=True, eq=False)
-class _AverageRanks:
-    """AUROC with many units: images sorted once, weights summed along the order."""
-
-    positive: np.ndarray
-    score: np.ndarray
-    unit: np.ndarray
-
-    def at(self, weights):
-        order, ends = _descending(self.score)
-        up = self.positive[order]
-        parts = []
-        for rows in _chunks(len(weights), len(order)):
-            drawn = np.asarray(weights[rows], dtype=np.float64)[:, self.unit[order]]
-            hits = np.cumsum(drawn * up, axis=1)[:, ends]
-            misses = np.cumsum(drawn * ~up, axis=1)[:, ends]
-            before = np.concatenate([np.zeros((len(hits), 1)), misses[:, :-1]], axis=1)
-            step = np.diff(hits, axis=1, prepend=0)
-            above = (step * (before + misses) / 2).sum(axis=1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                parts.append(1 - above / (hits[:, -1] * misses[:, -1]))
-        return np.concatenate(parts)
-
-    def influence(self, weights):
-        return None
-
-
-@dataclass(frozen=True, eq=False)
 class _Precision:
     """Average precision, by counts at each distinct score that holds a positive image.
 
@@ -228,12 +201,17 @@ class _Precision:
 
 
 @dataclass(frozen=True, eq=False)
-class _PrecisionOfMany:
-    """Average precision with many units: as `_AverageRanks`."""
+class _Sorted:
+    """A rank score with many units: images sorted once, weights summed along the order.
+
+    positive bool, score, unit (images,). score_of: drawn positives and negatives at or above each distinct score,
+    (rows, distinct scores) each -> (rows,).
+    """
 
     positive: np.ndarray
     score: np.ndarray
     unit: np.ndarray
+    score_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
     def at(self, weights):
         order, ends = _descending(self.score)
@@ -241,15 +219,25 @@ class _PrecisionOfMany:
         parts = []
         for rows in _chunks(len(weights), len(order)):
             drawn = np.asarray(weights[rows], dtype=np.float64)[:, self.unit[order]]
-            total = np.cumsum(drawn, axis=1)[:, ends]
             hits = np.cumsum(drawn * up, axis=1)[:, ends]
+            misses = np.cumsum(drawn * ~up, axis=1)[:, ends]
             with np.errstate(divide="ignore", invalid="ignore"):
-                precision = np.nan_to_num(hits / total)
-                parts.append((np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1])
+                parts.append(self.score_of(hits, misses))
         return np.concatenate(parts)
 
     def influence(self, weights):
         return None
+
+
+def _area_under_roc(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
+    before = np.concatenate([np.zeros((len(hits), 1)), misses[:, :-1]], axis=1)
+    above = (np.diff(hits, axis=1, prepend=0) * (before + misses) / 2).sum(axis=1)
+    return 1 - above / (hits[:, -1] * misses[:, -1])
+
+
+def _area_under_precision(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
+    precision = np.nan_to_num(hits / (hits + misses))  # nothing drawn so far: no step in recall either
+    return (np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,8 +317,8 @@ def _cumulative(
 
 def _rank_statistic(name: str, positive: np.ndarray, score: np.ndarray, groups: Clusters) -> Statistic:
     if groups.size > MANY_UNITS:
-        kind = _AverageRanks if name == "auroc" else _PrecisionOfMany
-        return kind(positive, score, groups.unit)
+        area = _area_under_roc if name == "auroc" else _area_under_precision
+        return _Sorted(positive, score, groups.unit, area)
     order, ends = _descending(score)
     misses = _cumulative(~positive, groups.unit, groups.size, order, ends)
     if name == "average_precision":

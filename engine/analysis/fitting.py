@@ -204,13 +204,14 @@ def ensemble_predictions(
 ) -> tuple[pd.DataFrame, Combined, dict[str, Fitted]]:
     """The ensemble's predictions as a valid table, the combination, and what was fitted (per fold, or `all`).
 
-    validation: members' validation tables, for fitted methods. Where both they and `tables` carry several
-    folds, each fold is fitted on its own validation part and applied to its own test part only.
+    validation: members' validation tables, for fitted methods. Where `tables` carry several folds, each fold
+    is fitted on its own validation part and applied to its own test part only.
     exclude: image_ids never to be scored (some member was trained on them, see `audit_roles`).
     per_case: every member says of an image what it says of its whole case (`ensemble.by_case`).
 
     Raises:
-        EnsembleError: nothing left to score, or see `combine` and `fit`.
+        EnsembleError: nothing left to score, a fold without validation for a fitted method, or see `combine`
+            and `fit`.
     """
     source = cube(tables)
     banned = set(exclude)
@@ -251,10 +252,17 @@ def _fits(source, method, weights, validation, fitted, per_case) -> dict[str, Fi
         )
     held = by_case(held) if per_case else held
     folds = _folds(source)
-    if len(folds) > 1 and folds == _folds(held):
-        column = held.frame["fold"].astype(str).to_numpy()
-        return {text: fit(method, held.take(column == text), weights) for text in folds}
-    return {"all": fit(method, held, weights)}
+    if len(folds) < 2:
+        return {"all": fit(method, held, weights)}
+    lacking = [text for text in folds if text not in _folds(held)]
+    if lacking:  # one fit for all would learn from the test images of the folds that have validation
+        raise EnsembleError(
+            f"{METHODS[method].title} is fitted fold by fold, and some folds have no validation predictions",
+            found=f"test of folds {', '.join(folds)}, validation of {', '.join(_folds(held)) or 'no fold'}",
+            remedy="Import validation predictions with their fold, or choose the mean",
+        )
+    column = held.frame["fold"].astype(str).to_numpy()
+    return {text: fit(method, held.take(column == text), weights) for text in folds}
 
 
 def _folds(source: Cube) -> list[str]:

@@ -41,7 +41,7 @@ BREAKDOWN = (
 )
 FEW_CASES = 10  # fewer cases than this in a class: a warning
 STUDENTISED_BELOW = 20  # fewer than this: bootstrap-t (BCa without a formula). BreakHis has 16 benign cases
-METHODS = ("auto", "percentile", "bca", "bootstrap-t", "wilson", "naive")
+METHODS = ("auto", "percentile", "bca", "bootstrap-t", "naive")
 
 
 @dataclass(frozen=True)
@@ -343,7 +343,7 @@ def score_estimate(name: str, result: Outcome, sample: Resample) -> Estimate:
         value = metrics.value(name, result)
         if np.isnan(value) or name != "patient_diagnosis":
             return sample._as_estimate(value, np.nan, np.nan, "none", "needs the cases")
-    if name == "patient_diagnosis" and sample.method in ("auto", "wilson", "naive"):
+    if name == "patient_diagnosis" and sample.method in ("auto", "naive"):
         k, n = metrics.patient_counts(result)
         low, high = wilson(k, n, sample.level)
         estimate = sample._as_estimate(k / n if n else np.nan, low, high, f"Wilson, {k}/{n} patients", "")

@@ -15,13 +15,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from engine.analysis import intervals, metrics
+from engine.analysis.draws import Difference
+from engine.analysis.intervals import Estimate, Resample
+from engine.analysis.metrics import Outcome
 from engine.data.files import Progress
 from engine.data.manifest import Manifest
 from engine.data.preprocessing import Preprocessing
 from engine.errors import DataError, shorten
 
 FOLDS = 5
-DRAWS = 2000
+SCORE = "balanced_accuracy"
 REPRESENTATIONS = {
     "features": "Pretrained features",
     "colour": "Colour histogram only",
@@ -34,9 +38,9 @@ SPLIT_LABELS = {"image": "Images at random", "case": "Cases kept apart"}
 class Probe:
     """Scores and gaps, as tables.
 
-    `scores`: representation, split, balanced_accuracy with low and high, accuracy, auroc (two classes only), n,
-    cases. `gaps`: representation, gap (image minus case, balanced accuracy) with low and high. Intervals:
-    95%, percentile bootstrap of whole cases within class; the gap is paired. `verdict`: one sentence.
+    `scores`: representation, split, balanced_accuracy with low, high, method and warning, accuracy, auroc, n,
+    cases. `gaps`: representation, gap (image minus case, balanced accuracy) with low, high, method and warning.
+    Intervals: 95%, over whole cases (`intervals.resample`); the gap is paired. `verdict`: one sentence.
     `left_out`: images that cannot be decoded. `chance`: balanced accuracy of guessing, one over the classes.
     """
 
@@ -63,7 +67,8 @@ class Probe:
                 f"{row['balanced_accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
                 f"   n = {row['n']} images, {row['cases']} cases"
             )
-        lines.append("Balanced accuracy; 95% intervals by resampling whole cases.")
+        lines.append(f"Balanced accuracy; 95% intervals: {self.scores['method'].iloc[0]}.")
+        lines += [f"{text.capitalize()}." for text in dict.fromkeys(self.scores["warning"]) if text]
         if self.left_out:
             lines.append(f"{len(self.left_out)} images cannot be decoded: {shorten(list(self.left_out))}.")
         return "\n".join(lines)
@@ -95,8 +100,10 @@ def run_probe(
     folds = {"image": _image_folds(target, seed), "case": _case_folds(table, seed)}
     sources = {"features": features, **(controls or {})}
     total, done = len(sources) * len(folds) * FOLDS, 0
-    scores, gaps, right = [], [], {}
+    names = tuple(map(str, pd.unique(table["case"])))
+    scores, gaps, sample = [], [], None
     for name, values in sources.items():
+        found: dict[str, Outcome] = {}
         for split, fold in folds.items():
             probabilities = np.zeros((len(target), len(manifest.classes)))
             for number in range(FOLDS):
@@ -108,9 +115,25 @@ def run_probe(
                 done += 1
                 if progress:
                     progress(done, total)
-            right[split] = probabilities.argmax(1) == target
-            scores.append(_score(name, split, right[split], probabilities, target, cases, seed))
-        gaps.append(_gap(name, right["image"], right["case"], target, cases, seed))
+            found[split] = Outcome(
+                manifest.classes, target, probabilities, probabilities.argmax(1), cases, names
+            )
+        sample = sample or intervals.resample(found["case"], seed=seed)  # the same draws for all of them
+        estimates, gap = _estimates(found["image"], found["case"], sample)
+        gaps.append({"representation": name, "gap": gap.value, **_record(gap)})
+        for split, one in estimates.items():
+            scores.append(
+                {
+                    "representation": name,
+                    "split": split,
+                    SCORE: one.value,
+                    **_record(one),
+                    "accuracy": metrics.value("accuracy", found[split]),
+                    "auroc": metrics.value("auroc", found[split]),
+                    "n": one.n_images,
+                    "cases": one.n_cases,
+                }
+            )
     score_table, gap_table = pd.DataFrame(scores), pd.DataFrame(gaps)
     verdict = _verdict(score_table, gap_table)
     return Probe(score_table, gap_table, verdict, chance=1 / len(manifest.classes))
@@ -241,60 +264,15 @@ def _fit(train: np.ndarray, target: np.ndarray, held: np.ndarray, classes: int) 
     return result
 
 
-def _case_counts(right: np.ndarray, target: np.ndarray, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Right images and images, each cases x classes."""
-    shape = (cases.max() + 1, target.max() + 1)
-    hits, images = np.zeros(shape), np.zeros(shape)
-    np.add.at(images, (cases, target), 1)
-    np.add.at(hits, (cases[right], target[right]), 1)
-    return hits, images
+def _estimates(random: Outcome, by_case: Outcome, sample: Resample) -> tuple[dict[str, Estimate], Estimate]:
+    """Balanced accuracy under each split, and the first minus the second at the same draws of cases."""
+    kept = {"image": sample.statistic(SCORE, random), "case": sample.statistic(SCORE, by_case)}
+    gap = sample.estimate(Difference(kept["image"], kept["case"]), (-1, 1))
+    return {split: sample.estimate(one, (0, 1)) for split, one in kept.items()}, gap
 
 
-def _draws(images: np.ndarray, seed: int) -> np.ndarray:
-    """How often each case is drawn, draws x cases: with replacement, within the class it has most images of."""
-    rng = np.random.default_rng(seed)
-    stratum = images.argmax(1)
-    weights = np.zeros((DRAWS, len(images)))
-    for label in np.unique(stratum):
-        members = np.flatnonzero(stratum == label)
-        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), DRAWS)
-    return weights
-
-
-def _balanced(hits: np.ndarray, images: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return np.nanmean((weights @ hits) / (weights @ images), axis=-1)
-
-
-def _score(name, split, right, probabilities, target, cases, seed) -> dict:
-    from sklearn.metrics import roc_auc_score
-
-    hits, images = _case_counts(right, target, cases)
-    drawn = _balanced(hits, images, _draws(images, seed))
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    two = probabilities.shape[1] == 2
-    return {
-        "representation": name,
-        "split": split,
-        "balanced_accuracy": float(_balanced(hits, images, np.ones((1, len(hits))))[0]),
-        "low": float(low),
-        "high": float(high),
-        "accuracy": float(right.mean()),
-        "auroc": float(roc_auc_score(target, probabilities[:, 1])) if two else float("nan"),
-        "n": len(target),
-        "cases": len(images),
-    }
-
-
-def _gap(name, right_image, right_case, target, cases, seed) -> dict:
-    random_hits, images = _case_counts(right_image, target, cases)
-    case_hits, _ = _case_counts(right_case, target, cases)
-    weights = _draws(images, seed)
-    drawn = _balanced(random_hits, images, weights) - _balanced(case_hits, images, weights)
-    once = np.ones((1, len(images)))
-    value = _balanced(random_hits, images, once)[0] - _balanced(case_hits, images, once)[0]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return {"representation": name, "gap": float(value), "low": float(low), "high": float(high)}
+def _record(one: Estimate) -> dict:
+    return {"low": one.low, "high": one.high, "method": one.method, "warning": one.warning}
 
 
 def _verdict(scores: pd.DataFrame, gaps: pd.DataFrame) -> str:

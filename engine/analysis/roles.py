@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -190,12 +191,13 @@ def cautions(
     gain: tuple[float, float, float] | None = None,
     chosen_on: str = "",
     fitted_on: str = "",
-    fitted_weights: bool = False,
+    chosen_cases: AbstractSet[str] = frozenset(),
 ) -> list[Caution]:
     """The warnings of honest ensembling that apply.
 
     gain: (difference to the best member, low, high). chosen_on / fitted_on: the split that members were
-    chosen on and the method was fitted on ("" = neither happened).
+    chosen on and the method was fitted on ("" = neither happened). chosen_cases: the cases of that split, where
+    another one is scored.
     """
     found: list[Caution] = []
     if audit and audit.trained:
@@ -211,6 +213,13 @@ def cautions(
         found.append(
             Caution("selected-on-test", "Chosen or fitted on test: the test score is no longer a test", True)
         )
+    both = (chosen_cases & set(source.frame["case"])) - {""}
+    if both:
+        text = (
+            f"{len(both):,} of the scored cases were also looked at while choosing, as validation of other folds "
+            "or of a split by image: this score is no test on new patients"
+        )
+        found.append(Caution("chosen-on-scored-cases", text))
     if METHODS[answer.method].fitted and fitted_on and fitted_on == chosen_on:
         text = f"The members were chosen on {chosen_on} and the method was fitted on it as well"
         found.append(Caution("fitted-where-chosen", text))
@@ -219,6 +228,9 @@ def cautions(
             f"The gain over the best member ({gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]) may be chance"
         )
         found.append(Caution("gain-within-interval", text))
+    elif gain is not None and gain[2] < 0:
+        text = f"The best member alone is better ({gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}])"
+        found.append(Caution("worse-than-best", text, True))
     if len(source) == 1:
         found.append(Caution("one-member", "One member is not an ensemble: the result is that member"))
     elif np.ptp(source.probs, axis=0).max() < 1e-9:

@@ -268,9 +268,9 @@ def search_optimism(
     result = outcomes(part)
     unit = np.where(result.case >= 0, result.case, result.case.max() + 1 + np.arange(len(result)))
     _, unit = np.unique(unit, return_inverse=True)
-    # a unit of a case that carries two labels would count in both classes: one unit per case and class
+    # a case of two labels counts in both classes, so what is scored is the case's part in a class
     pairs, unit = np.unique(unit * len(part.classes) + result.true, return_inverse=True)
-    label = pairs % len(part.classes)
+    case, label = np.divmod(pairs, len(part.classes))
     if min(np.bincount(label, minlength=len(part.classes))) < 2:
         raise EnsembleError(
             "Optimism needs two cases per class",
@@ -282,7 +282,7 @@ def search_optimism(
     generator = np.random.default_rng(seed)
     nested = []
     for _ in range(repeats):
-        group = _random_folds(label, folds, generator)
+        group = _random_folds(case, label, images, folds, generator)
         held = np.zeros(len(pairs))
         for fold in range(folds):
             inside = group != fold
@@ -310,13 +310,21 @@ def _right_by_unit(part: Cube, ranked: Search, unit: np.ndarray, size: int, tie_
     return right
 
 
-def _random_folds(label: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
-    """A fold per unit, each class spread evenly."""
-    group = np.zeros(len(label), dtype=np.int64)
-    for value in np.unique(label):
-        members = generator.permutation(np.flatnonzero(label == value))
-        group[members] = (np.arange(len(members)) + generator.integers(folds)) % folds
-    return group
+def _random_folds(
+    case: np.ndarray, label: np.ndarray, images: np.ndarray, folds: int, generator: np.random.Generator
+) -> np.ndarray:
+    """A fold per unit: whole cases, each class spread evenly. case, label, images: of each unit (units,).
+
+    A case of several labels is dealt with the class most of its images carry.
+    """
+    label_of = np.zeros(case.max() + 1, dtype=np.int64)
+    order = np.argsort(images, kind="stable")
+    label_of[case[order]] = label[order]
+    fold_of = np.zeros(len(label_of), dtype=np.int64)
+    for value in np.unique(label_of):
+        members = generator.permutation(np.flatnonzero(label_of == value))
+        fold_of[members] = (np.arange(len(members)) + generator.integers(folds)) % folds
+    return fold_of[case]
 
 
 def _weighted_balanced(right: np.ndarray, images: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -236,6 +236,28 @@ def test_each_fold_is_fitted_on_its_own_validation_part_only():
     assert (changed.probabilities[~fold0] != answer.probabilities[~fold0]).any()
 
 
+def test_a_fitted_method_never_learns_from_the_test_images_of_another_fold():
+    """With validation missing in one fold, one fit for all folds would meet their test images."""
+    val, test = member_tables(3, 1, folds=4), member_tables(3, 2, folds=4)
+    fewer = {name: table[table["fold"] != 3] for name, table in val.items()}
+    unfolded = {name: table.drop(columns="fold") for name, table in val.items()}
+    for validation, said in ((fewer, "validation of 0, 1, 2"), (unfolded, "validation of no fold")):
+        with pytest.raises(EnsembleError, match="fold by fold") as error:
+            ensemble_predictions(test, "stacking", validation=validation)
+        assert said in str(error.value)
+    assert len(ensemble_predictions(test, "mean", validation=fewer)[0]) == len(test["m0"])
+
+
+def test_a_case_of_two_labels_is_searched_or_judged_never_both():
+    case = np.repeat(np.arange(12), 2)
+    label = np.where(case < 10, case % 2, [0, 1] * 12)  # the last two cases carry both
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        group = subsets._random_folds(case, label, np.ones(24), 5, generator)
+        assert (group[::2] == group[1::2]).all()
+        assert set(group) == set(range(5))
+
+
 def test_members_must_share_images_and_classes():
     tables = member_tables(2)
     moved = tables["m1"].assign(image_id=lambda t: "x" + t["image_id"])
@@ -307,7 +329,11 @@ def test_cautions_name_what_is_wrong():
     assert "one-weight" in kinds(how={"weights": [9, 1, 0, 0]})
     assert "gain-within-interval" in kinds(gain=(0.01, -0.01, 0.03))
     assert "gain-within-interval" not in kinds(gain=(0.03, 0.01, 0.05))
+    assert "worse-than-best" in kinds(gain=(-0.03, -0.05, -0.01))
+    assert "worse-than-best" not in kinds(gain=(-0.03, -0.05, 0.01))
     assert "selected-on-test" in kinds(chosen_on="test")
+    assert "chosen-on-scored-cases" in kinds(chosen_on="val", chosen_cases={"14-0", "elsewhere"})
+    assert "chosen-on-scored-cases" not in kinds(chosen_on="val", chosen_cases={"elsewhere", ""})
     same = cube(dict.fromkeys(("a", "b"), member_tables(1)["m0"]))
     assert "identical" in {c.kind for c in roles.cautions(same, combine(same))}
     one = source.members(["m0"])

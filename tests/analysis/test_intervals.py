@@ -214,3 +214,13 @@ def test_slices_have_their_own_n():
 def test_an_unknown_method_is_named():
     with pytest.raises(PredictionsError, match="jackknife"):
         intervals.estimate(clustered(0), "accuracy", method="jackknife")
+
+
+@pytest.mark.parametrize("method", intervals.METHODS)
+def test_every_method_makes_an_interval_of_every_score(method):
+    names = [
+        name for name in metrics.SCORES if name != "prr" or method != "naive"
+    ]  # images have no patients' rate
+    for name, one in intervals.estimates(clustered(0), names, method=method, draws=200).items():
+        assert one.low <= one.value <= one.high, name
+        assert one.method != "none"
