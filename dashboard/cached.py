@@ -18,10 +18,10 @@ from dashboard import batch_preview, places
 from engine.analysis import intervals, review
 from engine.data import datasets, hashing, stain, thumbnails
 from engine.data.breakhis import Inventory
-from engine.data.files import Progress
 from engine.data.manifest import Manifest
 from engine.data.preprocessing import Preprocessing
 from engine.errors import EngineError, RunError
+from engine.progress import Progress
 from engine.runs import folder as run_folder
 from engine.runs import launch
 from engine.runs.config import DataConfig, RunConfig

@@ -47,17 +47,10 @@ def seed_runs(summaries: Sequence[Summary], split: str, key: str) -> None:
     tick_list.seed("runs", key, [summary.id for summary in summaries], default)
 
 
-def choose_runs(summaries: Sequence[Summary], key: str) -> list[str]:
-    """The list on the left: a tick box per run with predictions; `seed_runs` comes before."""
-    known = [summary.id for summary in summaries]
+def run_items(summaries: Sequence[Summary]) -> list[tick_list.Item]:
+    """A line per run: its name and colour, whether its split leaks, its note."""
     labels, colours = widgets.run_labels(summaries), widgets.run_colours()
-    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-        st.markdown(
-            f"**{len(tick_list.chosen(key))} of {len(known)}**",
-            help="Entries compared, of those with predictions",
-        )
-        tick_list.history_buttons(key, clear=True)
-    items = [
+    return [
         tick_list.Item(
             summary.id,
             labels[summary.id],
@@ -67,7 +60,18 @@ def choose_runs(summaries: Sequence[Summary], key: str) -> list[str]:
         )
         for summary in summaries
     ]
-    tick_list.draw(items, key)
+
+
+def choose_runs(summaries: Sequence[Summary], key: str) -> list[str]:
+    """The list on the left: a tick box per run with predictions; `seed_runs` comes before."""
+    known = [summary.id for summary in summaries]
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
+        st.markdown(
+            f"**{len(tick_list.chosen(key))} of {len(known)}**",
+            help="Entries compared, of those with predictions",
+        )
+        tick_list.history_buttons(key, clear=True)
+    tick_list.draw(run_items(summaries), key)
     import_form.draw(key)
     ids = tick_list.chosen(key)
     if len(ids) > compare_view.MOST_RUNS:

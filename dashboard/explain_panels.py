@@ -43,19 +43,8 @@ RESEARCH = "Research use only. A map shows what the network used, not where the 
 # --- left ----------------------------------------------------------------------------------------------
 def choose_runs(summaries: Sequence[Summary]) -> list[str]:
     """The runs whose maps are shown, one row each."""
-    labels, colours = widgets.run_labels(summaries), widgets.run_colours()
     st.markdown(f"**Models** · {len(tick_list.chosen(KEY))} of {len(summaries)}")
-    items = [
-        tick_list.Item(
-            summary.id,
-            labels[summary.id],
-            colours.get(summary.id, "#888888"),
-            leaks=summary.audit.get("level") == "leak",
-            note=compare_panels.run_note(summary),
-        )
-        for summary in summaries
-    ]
-    tick_list.draw(items, KEY, height=330)
+    tick_list.draw(compare_panels.run_items(summaries), KEY, height=330)
     ids = tick_list.chosen(KEY)
     if len(ids) > MOST_RUNS:
         st.warning(f"The first {MOST_RUNS} of {len(ids)} are shown.", icon=":material/warning:")

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -23,6 +22,9 @@ from engine.files import spreadsheet_safe
 from engine.report import colours, theme
 from engine.runs import folder as run_folder
 from engine.runs.folder import Summary
+from engine.wording import counted, escaped
+from engine.wording import duration as duration
+from engine.wording import when as when
 
 LEAK_RED, BENIGN, MALIGNANT = theme.LEAKAGE, theme.BENIGN, theme.MALIGNANT
 
@@ -69,21 +71,10 @@ def plain(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def escaped(text: object) -> str:
-    """Text for places that read Markdown (labels, captions, options): its signs lose their meaning."""
-    signs = "\\`*_{}[]()<>#+-.!|~:$"
-    return "".join(f"\\{sign}" if sign in signs else sign for sign in str(text))
-
-
 def icon(name: str, colour: str = "") -> str:
     """A Material icon as HTML, hidden from screen readers since words stand beside it."""
     style = f' style="color:{colour}"' if colour else ""
     return f'<span class="bh-icon" aria-hidden="true"{style}>{name}</span>'
-
-
-def counted(n: int, noun: str, plural: str = "") -> str:
-    """`1 run`, `2 runs`, `1,234 images`."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -119,25 +110,6 @@ def ago(seconds_since_1970: float | None, now: float | None = None) -> str:
         if passed >= size * 0.95:
             return f"{max(1, round(passed / size))} {unit} ago"
     return "1 min ago"
-
-
-def duration(seconds: float | None) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 05 min`; `n/a` where it is not known."""
-    if seconds is None or not math.isfinite(seconds):
-        return "n/a"
-    whole = round(max(seconds, 0))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def when(seconds_since_1970: float | None) -> str:
-    """`2026-11-22 20:15`, in the server's time zone."""
-    if not seconds_since_1970:
-        return "n/a"
-    return f"{datetime.fromtimestamp(seconds_since_1970):%Y-%m-%d %H:%M}"
 
 
 # --- page frame ----------------------------------------------------------------------------------------

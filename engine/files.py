@@ -86,14 +86,19 @@ def read_json(source: Path) -> dict[str, Any] | None:
 def append_line(target: Path, record: dict[str, Any]) -> None:
     """Append one JSON line; if a kill tore the last line, start on a fresh one."""
     line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-    with open(target, "ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = "\n" + line
+    with open(target, "ab") as file:
+        if file.tell() and not ends_with_newline(target):
+            line = "\n" + line
         file.write(line.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
+
+
+def ends_with_newline(source: Path) -> bool:
+    """Whether the last line of a file that is not empty is whole."""
+    with open(source, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def read_lines(source: Path) -> list[dict[str, Any]]:
@@ -103,7 +108,7 @@ def read_lines(source: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     rows = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines: a person's text may hold a separator of lines (U+2028)
         with contextlib.suppress(ValueError):
             record = json.loads(line)
             if isinstance(record, dict):

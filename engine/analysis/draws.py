@@ -120,20 +120,20 @@ class _Counts:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ratio:
-    """Weighted sum over weighted count. top, bottom (units,)."""
+class Ratio:
+    """Weighted sum over weighted count: the mean of one value per image, or per case. top, bottom (units,)."""
 
     top: np.ndarray
     bottom: np.ndarray
 
     def at(self, weights):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            total = weights @ self.bottom
-            return np.where(total > 0, (weights @ self.top) / total, np.nan)
+        total = weights @ self.bottom
+        return np.divide(weights @ self.top, total, out=np.full(len(weights), np.nan), where=total > 0)
 
     def influence(self, weights):
-        score = self.at(weights)[:, None]
-        return (self.top - score * self.bottom) / (weights @ self.bottom)[:, None]
+        total = (weights @ self.bottom)[:, None]
+        gap = self.top - self.at(weights)[:, None] * self.bottom
+        return np.divide(gap, total, out=np.zeros_like(gap), where=total > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,12 +144,15 @@ class _Bins:
     images: np.ndarray
 
     def at(self, weights):
-        return np.abs(weights @ self.gaps).sum(axis=1) / (weights @ self.images)
+        total = weights @ self.images
+        gap = np.abs(weights @ self.gaps).sum(axis=1)
+        return np.divide(gap, total, out=np.full(len(weights), np.nan), where=total > 0)
 
     def influence(self, weights):
         signs = np.sign(weights @ self.gaps)
-        score = self.at(weights)[:, None]
-        return (signs @ self.gaps.T - score * self.images) / (weights @ self.images)[:, None]
+        total = (weights @ self.images)[:, None]
+        slope = signs @ self.gaps.T - self.at(weights)[:, None] * self.images
+        return np.divide(slope, total, out=np.zeros_like(slope), where=total > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,7 +357,7 @@ def statistic(name: str, result: Outcome, groups: Clusters) -> Statistic:
         return _Counts(cells.reshape(size, classes**2).astype(float), record.function, classes)
     images = np.bincount(groups.unit, minlength=size).astype(float)
     if record.family == "mean":
-        return _Ratio(case_totals(record.function(result.true, result.probs), groups.unit, size), images)
+        return Ratio(case_totals(record.function(result.true, result.probs), groups.unit, size), images)
     if record.family == "bins":
         confidence, bins = metrics.confidence_bins(result.probs)
         gaps = (result.probs.argmax(axis=1) == result.true) - confidence
@@ -372,7 +375,7 @@ def statistic(name: str, result: Outcome, groups: Clusters) -> Statistic:
         per_case = record.function(result)
         per_case = per_case[np.isfinite(per_case)]
         rest = np.zeros(size - len(per_case))  # images without a case come last and do not count
-        return _Ratio(np.append(per_case, rest), np.append(np.ones(len(per_case)), rest))
+        return Ratio(np.append(per_case, rest), np.append(np.ones(len(per_case)), rest))
     if classes == 2:
         return _rank_statistic(name, result.true == 1, result.probs[:, 1], groups)
     return _Mean(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine.analysis.predictions import GROUP_COLUMNS, classes_of, validate
+from engine.analysis.predictions import GROUP_COLUMNS, classes_of, read_table, validate
 from engine.data.breakhis import parse_name
 from engine.data.manifest import CLASSES, SPLITS
 from engine.errors import PredictionsError, shorten
@@ -146,19 +146,7 @@ def _renamed(table: pd.DataFrame, mapping: Mapping[str, str], name: str) -> pd.D
 
 
 def _read(source: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(
-            source,
-            dtype=dict.fromkeys(("image_id", *GROUP_COLUMNS, "split"), str),
-            keep_default_na=False,
-            na_values={},
-        )
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise PredictionsError(
-            f"{source.name} cannot be read",
-            found=str(error).strip() or type(error).__name__,
-            remedy="Give a CSV file with a header line",
-        ) from error
+    table = read_table(source)
     if table.empty:
         raise PredictionsError(f"{source.name} has no rows", remedy="Give one row per image")
     return table

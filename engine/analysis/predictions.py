@@ -69,8 +69,17 @@ def read_predictions(source: Path) -> pd.DataFrame:
     Raises:
         PredictionsError: unreadable, or not a table of predictions (see `validate`).
     """
+    return validate(read_table(source), Path(source).name)
+
+
+def read_table(source: Path) -> pd.DataFrame:
+    """A CSV as it is: names, groups and splits as text, no cell taken for a missing value.
+
+    Raises:
+        PredictionsError: it cannot be read.
+    """
     try:
-        table = pd.read_csv(
+        return pd.read_csv(
             source,
             dtype=dict.fromkeys(("image_id", *GROUP_COLUMNS, "split"), str),
             keep_default_na=False,
@@ -79,10 +88,9 @@ def read_predictions(source: Path) -> pd.DataFrame:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise PredictionsError(
             f"The predictions {Path(source).name} cannot be read",
-            found=str(error),
-            remedy="Give a CSV with the columns image_id and prob_<class>",
+            found=str(error).strip() or type(error).__name__,
+            remedy="Give a CSV file with a header line",
         ) from error
-    return validate(table, Path(source).name)
 
 
 def validate(table: pd.DataFrame, name: str = "predictions") -> pd.DataFrame:

@@ -19,10 +19,11 @@ from engine.analysis import intervals, metrics
 from engine.analysis.draws import Difference
 from engine.analysis.intervals import Estimate, Resample
 from engine.analysis.metrics import Outcome
-from engine.data.files import Progress
 from engine.data.manifest import Manifest
 from engine.data.preprocessing import Preprocessing
 from engine.errors import DataError, shorten
+from engine.machine import cores
+from engine.progress import Progress
 
 FOLDS = 5
 SCORE = "balanced_accuracy"
@@ -177,12 +178,11 @@ def probe_dataset(
 def control_features(manifest: Manifest, progress: Progress | None = None) -> dict[str, np.ndarray]:
     """The two controls, float32, images x numbers: `colour` (three histograms of 32 bins), and `background`
     (mean, spread and quartiles of each channel over the empty pixels; share of them left out)."""
-    import os
     from concurrent.futures import ThreadPoolExecutor
 
     paths = [manifest.absolute(path) for path in manifest.table["path"]]
     rows: list[tuple[np.ndarray, np.ndarray]] = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for number, row in enumerate(pool.map(_controls_of, paths), start=1):
             rows.append(row)
             if progress:

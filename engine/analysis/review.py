@@ -7,17 +7,16 @@ images out and always says so.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
+from engine import files
 from engine.errors import PredictionsError
-from engine.files import spreadsheet_safe
 
 FILE = "marks.jsonl"
 KINDS = {
@@ -62,17 +61,10 @@ def mark(runs: Path, image_id: str, kind: str, author: str, note: str = "", *, r
             f"A note holds up to {LONGEST:,} characters", found=f"{len(note):,}", remedy="Shorten it"
         )
     made = Mark(image_id, kind, author.strip(), datetime.now(UTC).isoformat(timespec="seconds"), note, remove)
-    line = json.dumps(asdict(made), ensure_ascii=False) + "\n"
     target = Path(runs) / FILE
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # one write of one line with O_APPEND: lines of two writers do not mix. A torn line is closed first.
-        with open(target, "ab") as file:
-            if file.tell() and not _ends_with_newline(target):
-                line = "\n" + line
-            file.write(line.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
+        files.append_line(target, asdict(made))
     except OSError as error:
         raise PredictionsError(
             "The mark could not be kept", found=str(error), remedy="Make the runs folder writable"
@@ -92,24 +84,12 @@ def undo(runs: Path, author: str) -> Mark | None:
     return mark(runs, last.image_id, last.kind, author, last.note, remove=not last.removed)
 
 
-def _ends_with_newline(target: Path) -> bool:
-    with open(target, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
 def history(runs: Path) -> list[Mark]:
     """Every line in order, removals included; lines that cannot be read are skipped."""
-    target = Path(runs) / FILE
-    if not target.is_file():
-        return []
     marks = []
-    for line in target.read_text(encoding="utf-8", errors="replace").split("\n"):  # not at U+2028
-        try:
-            record = json.loads(line)
+    for record in files.read_lines(Path(runs) / FILE):
+        with suppress(KeyError):
             marks.append(Mark(**{key: record[key] for key in (*COLUMNS, "removed")}))
-        except (ValueError, KeyError, TypeError):
-            continue
     return marks
 
 
@@ -127,7 +107,7 @@ def marks(runs: Path) -> pd.DataFrame:
 
 def export_csv(runs: Path) -> str:
     """The marks in force as CSV text; cells that a spreadsheet would run as a formula are prefixed with '."""
-    return spreadsheet_safe(marks(runs)).to_csv(index=False)
+    return files.spreadsheet_safe(marks(runs)).to_csv(index=False)
 
 
 def flags(marked: pd.DataFrame) -> dict[str, str]:

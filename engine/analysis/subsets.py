@@ -87,7 +87,7 @@ def search(
     max_size: int | None = None,
     *,
     tie_rule: str = "mean-probability",
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> Search:
     """Score every subset by mean and by vote, ranked by balanced accuracy, fewer members, Brier of the mean.
 

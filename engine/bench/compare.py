@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from time import perf_counter, process_time
@@ -96,7 +96,7 @@ def run(
     note("tables and matrices")
     ours = best_of(lambda: comparison.compare(items, with_intervals=False))
     theirs, _ = best_of(lambda: [_reference_tables(entry.predictions) for entry in items], 1)
-    records.append(_record("tables", f"scores and matrices of {entries} entries", ours, theirs))
+    records.append(record(LIMITS, "tables", f"scores and matrices of {entries} entries", ours, theirs))
     for name in ("balanced_accuracy", "auroc", "average_precision"):
         note(f"bootstrap of {name}")
         estimate: dict[str, intervals.Estimate] = {}
@@ -109,22 +109,24 @@ def run(
         seconds, low, high = _reference_bootstrap(name, result, reference_draws)
         detail = f"ours {estimate['ours'].short} ({estimate['ours'].method}), theirs [{low:.3f}, {high:.3f}]"
         what = f"{metrics.SCORES[name].title}, {draws:,} draws"
-        records.append(_record(name, what, ours, seconds * draws / reference_draws, detail))
+        records.append(record(LIMITS, name, what, ours, seconds * draws / reference_draws, detail))
     note("whole table with intervals and paired tests")
     ours = best_of(lambda: comparison.compare(items, draws=draws), 1)
     what = f"{entries} entries x {len(DEFAULT_SCORES)} scores, intervals, differences, permutation tests"
-    records.append(_record("table", what, ours, None))
+    records.append(record(LIMITS, "table", what, ours, None))
     note("drawing the matrices")
     table = comparison.compare(items, with_intervals=False)
     rows = [confusion.Row(one.id, one.name, "#44AA99", one.confusion) for one in table.entries]
     parts = [*MAGNIFICATIONS, "all"]
     ours = best_of(lambda: confusion.figure(rows, parts, table.aligned.classes).to_json())
-    records.append(_record("matrices", f"figure of {entries} x {len(parts)} confusion matrices", ours, None))
+    records.append(
+        record(LIMITS, "matrices", f"figure of {entries} x {len(parts)} confusion matrices", ours, None)
+    )
     note("a page of the gallery")
     first, ours, theirs = _gallery()
     detail = f"the first time, from PNG: {1000 * first:.0f} ms"
     what = f"{GALLERY} stored thumbnails beside decoding 700 x 460 PNG with PIL"
-    records.append(_record("gallery", what, ours, theirs, detail))
+    records.append(record(LIMITS, "gallery", what, ours, theirs, detail))
     return records
 
 
@@ -150,7 +152,15 @@ def _gallery() -> tuple[float, tuple[float, float], float]:
         return first, best_of(page), best_of(slow, 1)[0]
 
 
-def _record(key: str, what: str, times: tuple[float, float], theirs: float | None, detail: str = "") -> dict:
+def record(
+    limits: Mapping[str, float],
+    key: str,
+    what: str,
+    times: tuple[float, float],
+    theirs: float | None,
+    detail: str = "",
+) -> dict:
+    """One measurement beside its limit. times: seconds on the clock and of the processor; theirs: seconds."""
     ours, busy = times
     return {
         "what": what,
@@ -158,8 +168,8 @@ def _record(key: str, what: str, times: tuple[float, float], theirs: float | Non
         "ours_cpu_s": busy,
         "theirs_s": theirs,
         "ratio": None if theirs is None else theirs / ours,
-        "limit_s": LIMITS[key],
-        "within": ours <= LIMITS[key],
+        "limit_s": limits[key],
+        "within": ours <= limits[key],
         "detail": detail,
     }
 
@@ -207,22 +217,3 @@ def _reference_bootstrap(name: str, result: Outcome, draws: int) -> tuple[float,
         samples, statistic, n_resamples=draws, vectorized=False, method="percentile", rng=0
     ).confidence_interval
     return perf_counter() - start, float(found.low), float(found.high)
-
-
-def text(records: list[dict]) -> str:
-    """The records as a table for a terminal."""
-    lines = [f"{'what':<78}{'ours':>10}{'(cpu)':>10}{'theirs':>11}{'ratio':>8}{'limit':>8}"]
-    for row in records:
-        theirs = "" if row["theirs_s"] is None else f"{row['theirs_s']:.2f} s"
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.0f}x"
-        lines.append(
-            f"{row['what']:<78}{1000 * row['ours_s']:>7.0f} ms{1000 * row['ours_cpu_s']:>7.0f} ms"
-            f"{theirs:>11}{ratio:>8}{row['limit_s']:>6.2f} s" + ("" if row["within"] else "  too slow")
-        )
-        if row["detail"]:
-            lines.append(f"    {row['detail']}")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(text(run()))

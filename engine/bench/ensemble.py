@@ -18,7 +18,7 @@ from engine.analysis import comparison, fitting
 from engine.analysis.ensemble import Cube
 from engine.analysis.predictions import validate
 from engine.analysis.subsets import all_subsets, search
-from engine.bench.compare import best_of
+from engine.bench.compare import best_of, record
 
 LIMITS = {"1023": 0.05, "65535": 5.0, "tick": 0.3}
 IMAGES = 1182
@@ -67,13 +67,13 @@ def run(repeats: int = 5, reference_subsets: int = 200, note: Note = lambda _: N
             theirs = _reference(_sklearn_vote, source, method, reference_subsets) * scale
             note_of = f"peak memory grew by {grown / 2**20:.0f} MB; {_mlxtend_words(source, method, reference_subsets, scale)}"
             what = f"{subsets:,} subsets of {members} members, {method}, {IMAGES:,} images"
-            records.append(_record(key, what, ours, theirs, note_of))
+            records.append(record(LIMITS, key, what, ours, theirs, note_of))
     note("a tick")
     busy = process_time()
     times = tick_times(made_up_cube(10), 40)
     busy = (process_time() - busy) / len(times)
     what = "a tick with ten members: combine, scores, interval, difference, matrices (p95)"
-    records.append(_record("tick", what, (float(np.quantile(times, 0.95)), busy), None))
+    records.append(record(LIMITS, "tick", what, (float(np.quantile(times, 0.95)), busy), None))
     return records
 
 
@@ -164,36 +164,3 @@ def _reference(vote: Vote, source: Cube, method: str, subsets: int) -> float:
         guess = vote(chosen, "soft" if method == "mean" else "hard", source.true)
         balanced_accuracy_score(source.true, guess)
     return perf_counter() - start
-
-
-def _record(key: str, what: str, times: tuple[float, float], theirs: float | None, detail: str = "") -> dict:
-    ours, busy = times
-    return {
-        "what": what,
-        "ours_s": ours,
-        "ours_cpu_s": busy,
-        "theirs_s": theirs,
-        "ratio": None if theirs is None else theirs / ours,
-        "limit_s": LIMITS[key],
-        "within": ours <= LIMITS[key],
-        "detail": detail,
-    }
-
-
-def text(records: list[dict]) -> str:
-    """The records as a table for a terminal."""
-    lines = [f"{'what':<80}{'ours':>10}{'(cpu)':>10}{'theirs':>11}{'ratio':>8}{'limit':>8}"]
-    for row in records:
-        theirs = "" if row["theirs_s"] is None else f"{row['theirs_s']:.2f} s"
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.0f}x"
-        lines.append(
-            f"{row['what']:<80}{1000 * row['ours_s']:>7.0f} ms{1000 * row['ours_cpu_s']:>7.0f} ms"
-            f"{theirs:>11}{ratio:>8}{row['limit_s']:>6.2f} s" + ("" if row["within"] else "  too slow")
-        )
-        if row["detail"]:
-            lines.append(f"    {row['detail']}")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(text(run()))

@@ -7,7 +7,6 @@ cache, works in albumentations and hands over uint8, which the device normalises
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from engine import machine
 from engine.data import augment, cache
-from engine.data.files import Progress
 from engine.data.images import decode
 from engine.data.manifest import Manifest
 from engine.data.preprocessing import Preprocessing
+from engine.progress import Progress
 
 _ONE_THREAD = ("folder", "decode", "augmentation in memory", "cache")
 """Measured in seconds of the core, not of the clock: what else runs on the machine does not count."""
@@ -71,7 +71,7 @@ def run(
         }
         for name, (cores, text, _) in jobs.items()
     ]
-    cores = _cores()
+    cores = machine.cores()
     text = "building the cache; ratio = its time to decoding alone, back to back"
     record = {"name": "pack", "images_per_second": packing, "cores": cores, "ratio": share, "help": text}
     records.append(record)
@@ -93,7 +93,7 @@ def _jobs(
     images: Manifest, packed: cache.PackedImages, size: int, recipe: str
 ) -> dict[str, tuple[int, str, Callable[[int], int]]]:
     """name -> (cores, what it is, work): `work(turn)` does some images and says how many."""
-    cores = _cores()
+    cores = machine.cores()
     paths = [images.absolute(path) for path in images.table["path"]]
     ours = augment.recipe(recipe, size)
     held = [packed[row].copy() for row in range(len(packed))]
@@ -142,7 +142,7 @@ def _packing(
     packed = None
     for turn in range(rounds):
         began = time.perf_counter()
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(machine.cores()) as pool:
             list(pool.map(lambda path: decode(path).shape, paths))
         between = time.perf_counter()
         packed = cache.pack(images, Preprocessing(size), folder / str(turn))
@@ -255,7 +255,3 @@ def _anonymous() -> float:
 def _memory_record(growth: float, images: int) -> dict:
     text = f"anonymous memory added by reading and augmenting {images:,} images once"
     return {"name": "memory growth", "cores": 1, "megabytes": growth / 1e6, "help": text}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from engine.machine import cores
 
 BEGIN, END = "<!-- speed: python -m engine bench --into README.md -->", "<!-- end of speed -->"
 BESIDE = {
@@ -194,10 +195,9 @@ def machine() -> dict[str, Any]:
     """What it was measured on: processor, cores, load, memory, device, system, versions."""
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
-        "cores": cores,
+        "cores": cores(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "device": _device(),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.data.manifest import Manifest
+from engine.machine import cores
 from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from engine.runs.folder import create
 
@@ -94,7 +95,7 @@ def run(
             "bare": lambda: _our_round(fit, _Resident(fit, loader, size.batch)),
         }
         seconds: dict[str, list[float]] = {name: [] for name in sides}
-        cores: dict[str, list[float]] = {name: [] for name in sides}
+        spent: dict[str, list[float]] = {name: [] for name in sides}
         waits: list[float] = []
         for turn in range(size.rounds + 1):  # the first round warms up
             for name, measure in sides.items():
@@ -102,13 +103,13 @@ def run(
                 took = measure()
                 if turn:
                     seconds[name].append(took)
-                    cores[name].append(_cpu_seconds() - busy)
+                    spent[name].append(_cpu_seconds() - busy)
                     if name == "ours":
                         waits.append(fit.tally.waiting / fit.tally.seconds)
             fit.epoch += 1  # as in a run: the loader went on with the next epoch's batches
         frozen = _frozen_epochs(fit, Path(folder), config, chosen)
         loader.close()
-    return _records(seconds, cores, waits, frozen, len(fit.parts["train"]), fit.device)
+    return _records(seconds, spent, waits, frozen, len(fit.parts["train"]), fit.device)
 
 
 def _cpu_seconds() -> float:
@@ -122,7 +123,7 @@ def _cpu_seconds() -> float:
 
 def _records(
     seconds: dict[str, list[float]],
-    cores: dict[str, list[float]],
+    spent: dict[str, list[float]],
     waits: list[float],
     frozen: tuple[float, float],
     images: int,
@@ -133,8 +134,7 @@ def _records(
         name: f"{images / max(times):.1f} to {images / min(times):.1f}" for name, times in seconds.items()
     }
     limits = LIMITS_GPU if device.is_cuda else LIMITS
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    where = f"{device.name()}, {count} cores"
+    where = f"{device.name()}, {cores()} cores"
     if hasattr(os, "getloadavg"):
         where += f", load {os.getloadavg()[0]:.1f}"
     # Rounds are compared in pairs: what slows the machine for a moment slows both sides of a pair.
@@ -143,7 +143,7 @@ def _records(
         for other in ("plain", "bare")
     }
     work = {
-        other: median(b / a for a, b in zip(cores["ours"], cores[other], strict=True))
+        other: median(b / a for a, b in zip(spent["ours"], spent[other], strict=True))
         for other in ("plain", "bare")
     }
     plain, cached = frozen
@@ -163,15 +163,6 @@ def _record(name: str, value: float, unit: str, detail: str, limit: float | None
     """One line; of the share of waiting less is better, of everything else more."""
     ok = None if limit is None else (value <= limit if name == "wait share" else value >= limit)
     return {"name": name, "value": round(value, 4), "unit": unit, "limit": limit, "ok": ok, "detail": detail}
-
-
-def text(records: list[dict[str, Any]]) -> str:
-    """The records as a table for a terminal."""
-    lines = []
-    for row in records:
-        limit = "" if row["limit"] is None else f"  limit {row['limit']:g} {'ok' if row['ok'] else 'MISSED'}"
-        lines.append(f"{row['name']:<14}{row['value']:>10.3f} {row['unit']:<12}{limit:<20}  {row['detail']}")
-    return "\n".join(lines)
 
 
 def _chosen(manifest: Manifest, count: int) -> Manifest:

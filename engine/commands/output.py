@@ -58,11 +58,3 @@ def table(rows: list[dict[str, Any]]) -> str:
     import pandas as pd
 
     return pd.DataFrame(rows).to_string(index=False) if rows else "Nothing here."
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-    )

@@ -7,6 +7,7 @@ import time
 
 from engine.commands import flags, output
 from engine.commands.flags import Adder
+from engine.wording import duration
 
 
 def register(add: Adder) -> None:
@@ -218,7 +219,7 @@ def _show(given: argparse.Namespace) -> int:
     lines += [f"Evaluation: {spent}"] if spent else []
     if summary.stalled:
         lines.append(
-            f"No sign for {output.duration(time.time() - status.check_in_at)}: its process lives, but may hang."
+            f"No sign for {duration(time.time() - status.check_in_at)}: its process lives, but may hang."
         )
     if status.best:
         lines.append(

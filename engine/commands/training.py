@@ -14,6 +14,7 @@ from engine.runs.config import RunConfig
 
 if TYPE_CHECKING:
     from engine.runs.folder import Status
+from engine.wording import duration
 
 
 def register(add: Adder) -> None:
@@ -230,7 +231,7 @@ def _status_line() -> Callable[[Status], None]:
 
     def show(status: Status) -> None:
         epoch = f" epoch {status.epoch}/{status.epochs}" if status.epoch else ""
-        left = f", {output.duration(status.eta_s)} left" if status.eta_s is not None else ""
+        left = f", {duration(status.eta_s)} left" if status.eta_s is not None else ""
         best = (
             f", best {status.best['metric']} {status.best['value']:.3f} (epoch {status.best['epoch']})"
             if status.best
@@ -277,7 +278,7 @@ def _estimate(given: argparse.Namespace) -> int:
             found = forecast.measure(config, counts, given.runs)
         rows.append({"name": config.name, **found.as_record()})
     lines = [
-        f"{row['name']}: {forecast.duration(row['seconds'])}, {forecast.duration(row['epoch_s'] or float('nan'))} per "
+        f"{row['name']}: {duration(row['seconds'])}, {duration(row['epoch_s'])} per "
         f"epoch, {row['memory_mb'] or float('nan'):,.0f} MB ({row['source']})"
         for row in rows
     ]

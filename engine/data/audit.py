@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from engine.data.breakhis import AMBIGUOUS_CASES
-from engine.data.files import Progress
 from engine.data.manifest import SPLITS, Manifest
 from engine.errors import SplitError, shorten
+from engine.progress import Progress
 
 
 @dataclass(frozen=True)

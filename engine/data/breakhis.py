@@ -16,10 +16,11 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from engine.data.files import Problem, Progress, find_images, printable, require_folder
+from engine.data.files import Problem, find_images, printable, require_folder
 from engine.data.images import Header, read_header
 from engine.data.manifest import CLASSES, COLUMNS, MAGNIFICATIONS, Manifest
 from engine.errors import DataError, shorten
+from engine.progress import Progress
 
 SUBTYPES = {
     "A": "adenosis",

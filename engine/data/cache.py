@@ -28,11 +28,13 @@ import numpy as np
 from engine.data import cache_room
 from engine.data.cache_room import default_cache_dir
 from engine.data.examined import Examined
-from engine.data.files import Problem, Progress, printable
+from engine.data.files import Problem, printable
 from engine.data.images import DECODE_VERSION, decode, read_header
 from engine.data.manifest import Manifest
 from engine.data.preprocessing import Preprocessing
 from engine.errors import DataError
+from engine.machine import cores
+from engine.progress import Progress
 
 _SPARE_BYTES = 256 * 1024 * 1024
 _AHEAD = 32
@@ -277,8 +279,7 @@ def _build(
 
 def _decoded(manifest: Manifest, paths: list[str], prepare: Callable[[Path], _Done]) -> Iterator[_Done]:
     """Images in order, decoded on all cores: PIL and OpenCV let go of the interpreter while they work."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         rest = iter(paths)
         waiting: list[Future] = [pool.submit(prepare, manifest.absolute(p)) for p in islice(rest, _AHEAD)]
         try:

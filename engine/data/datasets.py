@@ -16,10 +16,11 @@ import pandas as pd
 
 from engine.data import breakhis, examined
 from engine.data.breakhis import AMBIGUOUS_CASES, SUBTYPES, Inventory, parse_name, take_inventory
-from engine.data.files import Problem, Progress, find_images, printable, require_folder
+from engine.data.files import Problem, find_images, printable, require_folder
 from engine.data.images import read_header
 from engine.data.manifest import COLUMNS, Manifest, class_order
 from engine.errors import DataError, shorten
+from engine.progress import Progress
 
 TASKS = {
     "malignancy": "benign or malignant",

@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from engine.data.breakhis import Inventory, scan
-from engine.data.files import Progress, printable
+from engine.data.files import printable
 from engine.errors import DataError
+from engine.progress import Progress
 
 OFFICIAL_URL = "http://www.inf.ufpr.br/vri/databases/BreaKHis_v1.tar.gz"
 LICENCE = "CC BY 4.0; Spanhol et al. (2016), IEEE Transactions on Biomedical Engineering 63(7)"

@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from engine import files
 from engine.data.cache_room import default_cache_dir
-from engine.data.files import Problem, Progress
+from engine.data.files import Problem
 from engine.data.images import DECODE_VERSION, verify_file
 from engine.data.manifest import Manifest
 from engine.errors import DataError
+from engine.machine import cores
+from engine.progress import Progress
 
 LASTING = ("empty", "format", "too_large", "truncated", "damaged", "mode")
 """Faults that are in the bytes; a file that could not be opened is asked again."""
@@ -98,7 +100,7 @@ class Examined:
     def _appending(self) -> Iterator[Callable[[str, dict[str, Any]], None]]:
         self.store.parent.mkdir(parents=True, exist_ok=True)
         with self.store.open("a", encoding="utf-8") as file:
-            if file.tell() and not _ends_with_newline(self.store):
+            if file.tell() and not files.ends_with_newline(self.store):
                 file.write("\n")  # the line that an interruption tore must not swallow the next one
             count = 0
 
@@ -120,7 +122,7 @@ class Examined:
             except OSError as error:
                 return {"problem": ["unreadable", f"{path} cannot be opened: {error.strerror or error}."]}
 
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(paths), _PORTION):
                 yield from pool.map(one, paths[start : start + _PORTION])
 
@@ -173,13 +175,3 @@ def _key(manifest: Manifest, path: str) -> str:
     except OSError:
         return f"{path}|gone"
     return f"{path}|{status.st_size}|{status.st_mtime_ns}"
-
-
-def _ends_with_newline(store: Path) -> bool:
-    with store.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,14 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import DataError
-
-Progress = Callable[[int, int], None]
-"""`progress(done, total)`, called now and then by everything that takes long."""
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 

@@ -19,9 +19,10 @@ import numpy as np
 import pandas as pd
 
 from engine.data.examined import Examined
-from engine.data.files import Problem, Progress
+from engine.data.files import Problem
 from engine.data.images import decode
 from engine.data.manifest import Manifest
+from engine.progress import Progress
 
 BITS = 255
 NEAR = 40

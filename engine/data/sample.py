@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from engine.data.breakhis import BENIGN_SUBTYPES, SUBTYPES
-from engine.data.files import Progress, printable
+from engine.data.files import printable
 from engine.data.manifest import MAGNIFICATIONS
 from engine.errors import DataError
+from engine.machine import cores
+from engine.progress import Progress
 
 MARK = "README.txt"
 _FIRST_LINE = "Synthetic tissue, not BreakHis."
@@ -82,7 +83,7 @@ def write_sample(
     _prepare(target)
     chosen = list(_slides())[:slides]
     total, done = len(chosen) * len(MAGNIFICATIONS) * per_magnification, 0
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, cores())) as pool:
         jobs = [pool.submit(_write_slide, target, slide, seed, per_magnification) for slide in chosen]
         for job in jobs:
             done += job.result()

@@ -17,6 +17,7 @@ from engine.data.cache_room import default_cache_dir
 from engine.data.images import DECODE_VERSION, thumbnail
 from engine.data.manifest import Manifest
 from engine.errors import DataError
+from engine.machine import cores
 
 WIDTH = 220
 
@@ -60,7 +61,7 @@ def thumbnail_page(
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(one, rows))
 
 

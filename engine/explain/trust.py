@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from engine.analysis.draws import DRAWS, Clusters, draw_weights
+from engine.analysis.draws import DRAWS, Clusters, Ratio, draw_weights
 from engine.analysis.intervals import Estimate, Resample
 from engine.errors import ExplainError
 
@@ -59,23 +59,6 @@ class Trust:
     mean: Estimate
     difference: Estimate | None
     beats_control: bool | None
-
-
-@dataclass(frozen=True, eq=False)
-class _MeanOfImages:
-    """A mean over images as a function of one weight per unit. top, count (units,)."""
-
-    top: np.ndarray
-    count: np.ndarray
-
-    def at(self, weights: np.ndarray) -> np.ndarray:
-        total = weights @ self.count
-        return np.divide(weights @ self.top, total, out=np.full(len(weights), np.nan), where=total > 0)
-
-    def influence(self, weights: np.ndarray) -> np.ndarray:
-        total = (weights @ self.count)[:, None]
-        gap = self.top - self.at(weights)[:, None] * self.count
-        return np.divide(gap, total, out=np.zeros_like(gap), where=total > 0)
 
 
 def summarise(table: pd.DataFrame, control: str = CONTROL, draws: int = DRAWS) -> list[Trust]:
@@ -136,7 +119,7 @@ def mean_by_case(
     )
     top = np.bincount(unit, weights=values, minlength=len(names))
     count = np.bincount(unit, minlength=len(names)).astype(float)
-    return sample.estimate(_MeanOfImages(top, count), limits)
+    return sample.estimate(Ratio(top, count), limits)
 
 
 def _strata(unit: np.ndarray, label: np.ndarray, units: int) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -18,7 +18,7 @@ Lee et al., A simple unified framework for detecting out-of-distribution samples
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,9 @@ import pandas as pd
 from engine import files
 from engine.data.images import decode
 from engine.errors import DataError, EngineError
+from engine.progress import Progress
 from engine.runs.folder import RunFolder
 
-Progress = Callable[[int, int], object]
 FILE = "appearance.json"
 SCHEMA = 1
 MOST = 480

@@ -12,9 +12,10 @@ from typing import Any
 from engine import files
 from engine.errors import DataError
 from engine.predict import summary
-from engine.predict.judge import Judged, Progress, judge
+from engine.predict.judge import Judged, judge
 from engine.predict.referral import Rule, worth
 from engine.predict.told import read_told
+from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.results import image_files
 

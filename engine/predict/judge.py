@@ -8,7 +8,6 @@ is refused by name and the rest goes on; a stop keeps what was judged.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,10 +26,12 @@ from engine.data.files import printable
 from engine.data.images import decode
 from engine.data.preprocessing import Preprocessing
 from engine.errors import DataError, EngineError, EnsembleError, RunError
+from engine.machine import cores
 from engine.predict import appearance, calibration
 from engine.predict.appearance import Appearance, Look
 from engine.predict.calibration import Calibration
 from engine.predict.told import Told, describe
+from engine.progress import Progress
 from engine.runs.config import NETWORKS
 from engine.runs.folder import RunFolder, locate
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from engine.training.fusion import LoadedFusion
     from engine.training.models import LoadedModel
 
-Progress = Callable[[int, int], object]
 BATCH = 32
 AHEAD_OF_GPU = 2
 """Batches."""
@@ -200,10 +200,9 @@ def _prepared(
     paths: Sequence[Path], wanted: dict[str, Preprocessing], looked: bool, ahead: int
 ) -> Generator[list[_Ready], None, None]:
     """Batches of files in order, decoded on all cores; so many batches are begun before they are asked for."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rest = iter(paths)
     waiting: deque[list[Future[_Ready]]] = deque()
-    with ThreadPoolExecutor(min(workers, 8)) as pool:
+    with ThreadPoolExecutor(min(cores(), 8)) as pool:
 
         def begin() -> None:
             part = [pool.submit(_prepare, path, wanted, looked) for path in islice(rest, BATCH)]

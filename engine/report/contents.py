@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from engine.analysis.metrics import DEFAULT_SCORES
 from engine.data.images import encode_jpeg
 from engine.data.manifest import SPLITS, order_magnifications
 from engine.errors import EngineError, ShareError
+from engine.progress import Progress
 from engine.report.colours import run_colours
 from engine.runs import catalog
 from engine.runs.config import NETWORKS
 from engine.runs.folder import RunFolder, provenance
 
-Progress = Callable[[int, int], object]
 QUESTION = (
     "Can these models tell benign from malignant breast tumours on images of patients they have not seen?"
 )

@@ -12,9 +12,11 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.files import spreadsheet_safe
+from engine import files
+from engine.errors import ShareError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,7 +208,24 @@ def _cell(value: str) -> str:
 
 def table_file(name: str, frame: pd.DataFrame) -> str:
     """A link that saves a table from within the file: CSV, compressed, safe for spreadsheets."""
-    data = gzip.compress(spreadsheet_safe(frame).to_csv(index=False).encode("utf-8"), mtime=0)
+    data = gzip.compress(files.spreadsheet_safe(frame).to_csv(index=False).encode("utf-8"), mtime=0)
     link = f"data:application/gzip;base64,{base64.b64encode(data).decode()}"
     size = f"{len(frame):,} rows, {len(data) / 1000:.0f} KB"
     return f'<div class="files"><a download="{text(name)}" href="{link}">{text(name)} · {size}</a></div>'
+
+
+def write(target: Path, data: bytes) -> None:
+    """Write a report whole or not at all; its folder is made where it is not there.
+
+    Raises:
+        ShareError: the file cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(target, data)
+    except OSError as error:
+        raise ShareError(
+            "The report cannot be written",
+            found=f"{error.strerror or error}: {target}",
+            remedy="Give a file in a folder that you may write",
+        ) from error

@@ -10,8 +10,8 @@ import base64
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine import files
 from engine.errors import ShareError
+from engine.progress import Progress
 from engine.report import plots, words
 from engine.report.checklist import answered
 from engine.report.contents import (
@@ -19,7 +19,6 @@ from engine.report.contents import (
     Contents,
     Group,
     Picture,
-    Progress,
     case_errors,
     collect,
     predictions_table,
@@ -36,10 +35,12 @@ from engine.report.document import (
     table_file,
     text,
     verdict,
+    write,
 )
 from engine.report.flow import flow_svg
 from engine.runs.folder import RunFolder
 from engine.share import access
+from engine.wording import when
 
 MAX_BYTES = 15_000_000
 
@@ -74,16 +75,7 @@ def write_report(
         folders, title=title, author=author, question=question, note=note, split=split, pictures=pictures,
         progress=progress,
     )  # fmt: skip
-    data = render(contents, Path(target).suffix)
-    try:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(Path(target), data)
-    except OSError as error:
-        raise ShareError(
-            "The report cannot be written",
-            found=f"{error.strerror or error}: {target}",
-            remedy="Give a file in a folder that you may write",
-        ) from error
+    write(Path(target), render(contents, Path(target).suffix))
     access.log(folders[0].runs, "report", ",".join(run.id for run in contents.runs), title=contents.title)
     return Path(target)
 
@@ -110,12 +102,12 @@ def report_html(contents: Contents) -> str:
     """The whole file as text."""
     page = Page()
     _fill(page, contents)
-    footer = f"{words.CARD} Made {words.day(contents.created_at)} from {len(contents.runs)} runs."
+    footer = f"{words.CARD} Made {when(contents.created_at)} from {len(contents.runs)} runs."
     return document(contents.title, _head(contents), page, footer)
 
 
 def _head(contents: Contents) -> str:
-    by = " · ".join(part for part in (contents.author, words.day(contents.created_at)) if part)
+    by = " · ".join(part for part in (contents.author, when(contents.created_at)) if part)
     return (
         f'<header><h1>{text(contents.title)}</h1><p class="by">{text(by)}</p>'
         f"{verdict(contents.worst_audit)}"

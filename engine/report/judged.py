@@ -7,15 +7,15 @@ import contextlib
 import time
 from pathlib import Path
 
-from engine import files
 from engine.errors import EngineError, ShareError
 from engine.predict import maps, summary
 from engine.predict.judge import Judged
 from engine.predict.referral import Rule
 from engine.report import words
-from engine.report.document import Page, bullets, document, paragraph, table, table_file, text, verdict
+from engine.report.document import Page, bullets, document, paragraph, table, table_file, text, verdict, write
 from engine.runs.folder import RunFolder, provenance
 from engine.share import access
+from engine.wording import when
 
 LISTED = 400
 PICTURES = 12
@@ -32,15 +32,7 @@ def write_judged_report(
     target = Path(target)
     if target.suffix.lower() not in (".html", ".htm"):
         raise ShareError("This report is HTML", found=target.name, remedy="Give a file that ends in .html")
-    data = judged_report(folder, judged, rule, title=title, author=author).encode("utf-8")
-    try:
-        files.write_bytes(target, data)
-    except OSError as error:
-        raise ShareError(
-            "The report cannot be written",
-            found=f"{error.strerror or error}: {target}",
-            remedy="Give a file in a folder that you may write",
-        ) from error
+    write(target, judged_report(folder, judged, rule, title=title, author=author).encode("utf-8"))
     access.log(folder.runs, "report", folder.id, title=title or "Predictions")
     return target
 
@@ -85,12 +77,12 @@ def judged_report(
     )
     page.section("limits", "Limits", bullets(_limits(judged)))
     page.section("files", "Data files", table_file("predictions.csv.gz", judged.table))
-    by = " · ".join(part for part in (author.strip()[:120], words.day(made)) if part)
+    by = " · ".join(part for part in (author.strip()[:120], when(made)) if part)
     head = (
         f'<header><h1>{text(title)}</h1><p class="by">{text(by)}</p>'
         f"{verdict(_audit(folder, met))}<p>{text(summary.counts_sentence(judged))}</p></header>"
     )
-    return document(title, head, page, f"{summary.RESEARCH} Made {words.day(made)} with {folder.name}.")
+    return document(title, head, page, f"{summary.RESEARCH} Made {when(made)} with {folder.name}.")
 
 
 def _audit(folder: RunFolder, met: summary.Met) -> dict:

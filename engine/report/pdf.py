@@ -47,6 +47,7 @@ from engine.report.contents import HEADLINE, Contents, Flow, Group, Picture, pow
 from engine.report.document import LEVELS, level_of
 from engine.report.flow import SIDES, flow_lines
 from engine.report.theme import SEQUENTIAL, blend, readable_on
+from engine.wording import when
 
 Rect: Any = shapes.Rect  # its published types know only the keywords of a solid shape
 MARGIN = 18 * mm
@@ -193,7 +194,7 @@ def _footer(contents: Contents) -> Callable[[Any, Any], None]:
 def _story(contents: Contents) -> list[Flowable]:
     story: list[Flowable] = [
         _p(contents.title, "title"),
-        _p(" · ".join(part for part in (contents.author, words.day(contents.created_at)) if part), "by"),
+        _p(" · ".join(part for part in (contents.author, when(contents.created_at)) if part), "by"),
         _verdict(contents.worst_audit),
         Spacer(1, 5),
         *[_p(line) for line in words.answer(contents)],

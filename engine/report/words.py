@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import time
 from typing import Any
 
 from engine.analysis.metrics import SCORES
@@ -377,7 +376,3 @@ def version_text(record: dict[str, Any]) -> str:
         f"{record['cores']} cores" if record.get("cores") else "",
     ]
     return "; ".join(part for part in parts if part)
-
-
-def day(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

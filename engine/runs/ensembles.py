@@ -21,6 +21,7 @@ from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.predictions import classes_of
 from engine.analysis.subsets import Optimism, Search, search, search_optimism
 from engine.errors import EnsembleError, shorten
+from engine.progress import Progress
 from engine.runs import presets
 from engine.runs.config import NETWORKS, RunConfig, TrainingConfig
 from engine.runs.folder import RunFolder, create, locate, summaries
@@ -28,7 +29,6 @@ from engine.runs.joining import check_members, check_same_start
 from engine.runs.launch import enqueue
 from engine.runs.results import (
     Compared,
-    Progress,
     TrainedOn,
     common_mode,
     distinct,

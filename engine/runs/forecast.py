@@ -22,6 +22,7 @@ from engine.errors import EngineError, TrainingError
 from engine.runs import catalog, presets
 from engine.runs.config import RunConfig
 from engine.runs.folder import COMPLETED, RUNNING, RunFolder, Status, summaries
+from engine.wording import duration
 
 FILE = "estimate.json"
 MEASURED = ".estimates.json"
@@ -123,17 +124,6 @@ class Outcome:
         return (
             f"{foreseen}{source}; {took if math.isfinite(self.seconds) else 'not known yet what it takes'}."
         )
-
-
-def duration(seconds: float) -> str:
-    """`2 h 05 min`, `3 min 10 s` or `45 s`."""
-    if not math.isfinite(seconds):
-        return "n/a"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 # -- what finished runs took ------------------------------------------------------------------------------

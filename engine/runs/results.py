@@ -7,7 +7,7 @@ through here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,14 @@ from engine.analysis.comparison import Comparison, Entry, compare
 from engine.analysis.importing import read_foreign
 from engine.analysis.operating import Rule, threshold_by
 from engine.analysis.predictions import classes_of
+from engine.data.files import IMAGE_ENDINGS
 from engine.errors import DataError, EngineError, PredictionsError, RunError
 from engine.runs.config import FAST, RunConfig, TrainingConfig, mode_of
 from engine.runs.cost import Cost, cost_of
 from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
 from engine.share import access
 
-Progress = Callable[[int, int], None]
 LEVELS = ("clean", "unknown", "leak")  # from best to worst
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 # -- what a run was trained on --------------------------------------------------------------------

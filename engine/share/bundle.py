@@ -32,6 +32,7 @@ from typing import IO, Any
 from engine import files
 from engine.errors import EngineError, RunError, ShareError, shorten
 from engine.predict import appearance
+from engine.progress import Progress
 from engine.runs.config import KINDS, NETWORKS
 from engine.runs.folder import (
     COMPLETED,
@@ -43,8 +44,8 @@ from engine.runs.folder import (
     provenance,
 )
 from engine.share import access
+from engine.wording import escaped
 
-Progress = Callable[[int, int], object]
 SCHEMA = 1
 RECORD = "bundle.json"
 CARRIED = (
@@ -192,27 +193,23 @@ def card(folder: RunFolder) -> str:
 
     config, label = folder.config(), folder.label()
     lines = [
-        f"# {_escaped(label['name'])}",
+        f"# {escaped(label['name'])}",
         "",
         "Research use only. Not for diagnosis.",
         "",
         f"- Run: `{folder.id}` ({config.kind})",
-        f"- Model: {_escaped(config.model.name)}, input {config.model.geometry}, first weights {_escaped(Path(config.model.pretrained).name)}",
-        f"- Split: {_escaped(config.data.protocol)}, fold {config.data.fold}, hash `{folder.record().get('split_hash') or 'unknown'}`",
-        f"- Leakage: {_escaped(folder.audit().get('verdict', 'Unknown.'))}",
+        f"- Model: {escaped(config.model.name)}, input {config.model.geometry}, first weights {escaped(Path(config.model.pretrained).name)}",
+        f"- Split: {escaped(config.data.protocol)}, fold {config.data.fold}, hash `{folder.record().get('split_hash') or 'unknown'}`",
+        f"- Leakage: {escaped(folder.audit().get('verdict', 'Unknown.'))}",
     ]
     if label["notes"]:
-        lines += ["", _escaped(label["notes"])]
+        lines += ["", escaped(label["notes"])]
     for split in folder.predicted_splits():
         lines += ["", f"## Scores on {split}", ""]
         with contextlib.suppress(EngineError):
             for name, one in estimates(folder.predictions(split), draws=500).items():
                 lines.append(f"- {name}: {one}")
     return "\n".join(lines) + "\n"
-
-
-def _escaped(text: object) -> str:
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~-])", r"\\\1", str(text))
 
 
 def _store(archive: zipfile.ZipFile, name: str, data: bytes) -> dict[str, Any]:

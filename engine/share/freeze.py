@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from engine.errors import EngineError, ShareError
+from engine.progress import Progress
 from engine.report import plots, words
-from engine.report.contents import Contents, Group, Progress, collect, predictions_table
+from engine.report.contents import Contents, Group, collect, predictions_table
 from engine.runs.folder import RunFolder, locate
 from engine.share import access, views
 from engine.share.views import Part, View

@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 
 from engine.errors import PredictionsError
+from engine.progress import Progress
 from engine.training.models import LoadedModel
 
-Progress = Callable[[int, int], None]
 GROUPS = ("image_id", "case", "slide", "magnification", "subtype", "label")
 # Pixels per pass on a CPU: eight squares of 224, larger passes fall out of its cache. Images a second of B0 on
 # two cores (bf16) in passes of 2, 4, 8, 16, 32: 94, 175, 198, 145, 125. A GPU wants them large.

@@ -14,10 +14,10 @@ import torch
 
 from engine.data import cache
 from engine.data.cache_room import default_cache_dir
-from engine.data.files import Progress
 from engine.data.images import DECODE_VERSION
 from engine.data.manifest import Manifest
 from engine.data.preprocessing import Preprocessing
+from engine.progress import Progress
 from engine.runs import catalog
 from engine.training import models
 from engine.training.device import choose

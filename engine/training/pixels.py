@@ -12,10 +12,10 @@ import numpy as np
 
 from engine.data import cache, stain
 from engine.data.cache import PackedImages
-from engine.data.files import Progress
 from engine.data.manifest import Manifest
 from engine.data.preprocessing import Preprocessing
 from engine.errors import DataError, shorten
+from engine.progress import Progress
 from engine.runs.folder import RunFolder
 
 

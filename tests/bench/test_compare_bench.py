@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.bench import compare
+from engine.bench import compare, together
 
 
 @pytest.mark.slow
@@ -15,5 +15,5 @@ def test_every_promise_is_measured_beside_its_counterpart():
     beside = [row for row in records if row["theirs_s"] is not None]
     assert len(beside) == 5
     assert all(row["ratio"] == pytest.approx(row["theirs_s"] / row["ours_s"]) for row in beside)
-    printed = compare.text(records)
+    printed = together.text(together.table({"compare": records}, {}), together.machine())
     assert all(row["what"] in printed for row in records)
