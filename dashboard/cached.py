@@ -23,7 +23,7 @@ from engine.data.preprocessing import Preprocessing
 from engine.errors import EngineError, RunError
 from engine.progress import Progress
 from engine.runs import folder as run_folder
-from engine.runs import launch
+from engine.runs import launch, listing
 from engine.runs.config import DataConfig, RunConfig
 from engine.runs.folder import RunFolder, Summary
 
@@ -184,7 +184,7 @@ def _stain_preview(root: str, method: str, count: int, stamp: tuple) -> tuple[st
 # --- runs ----------------------------------------------------------------------------------------------
 def summaries() -> list[Summary]:
     """Every run, newest first (the engine keeps what did not change)."""
-    return run_folder.summaries(places.runs_folder())
+    return listing.summaries(places.runs_folder())
 
 
 def run(run_id: str) -> RunFolder:

@@ -13,7 +13,8 @@ from engine.errors import EngineError
 from engine.runs import commands
 from engine.runs.executors import CLUSTER_FILE, jobs, ray
 from engine.runs.executors.answers import Check
-from engine.runs.folder import ACTIVE, LOCAL, UNKNOWN, Summary
+from engine.runs.folder import Summary
+from engine.runs.status import ACTIVE, LOCAL, UNKNOWN
 
 HELP = (
     "This machine, or the Ray cluster that this runs folder is connected to. A cluster is connected from the command "

@@ -16,9 +16,9 @@ from engine.errors import ConfigError
 from engine.runs import catalog, presets
 from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, options
 from engine.runs.executors import EXECUTORS
-from engine.runs.folder import LOCAL
 from engine.runs.forecast import Forecast
 from engine.runs.launch import Prepared
+from engine.runs.status import LOCAL
 
 PARTS = {DataConfig: "data", ModelConfig: "model", TrainingConfig: "training"}
 

@@ -21,8 +21,7 @@ from dashboard import (
 from dashboard.launch_form import Draft
 from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError, EngineError
-from engine.runs import catalog, executors, forecast, launch, presets
-from engine.runs import folder as run_folder
+from engine.runs import catalog, creation, executors, forecast, launch, presets
 from engine.runs.config import RunConfig
 from engine.runs.launch import Prepared
 
@@ -110,7 +109,7 @@ def plan(draft: Draft) -> tuple[list[RunConfig], list[EngineError]]:
     if not config.experiment and max(map(len, (draft.models, draft.folds, draft.seeds, draft.rates))) > 1:
         # One id for as long as the form is filled in, so that the command shown does not change at every click.
         key = "_train_experiment"
-        st.session_state.setdefault(key, run_folder.new_id("experiment"))
+        st.session_state.setdefault(key, creation.new_id("experiment"))
         config = dataclasses.replace(config, experiment=st.session_state[key])
     planned = launch.plan(
         config, models=draft.models, folds=draft.folds, seeds=draft.seeds, rates=draft.rates

@@ -15,7 +15,7 @@ from engine.data.manifest import MAGNIFICATIONS
 from engine.data.splits import PROTOCOLS
 from engine.errors import ConfigError, EngineError
 from engine.runs import catalog, launch, presets
-from engine.runs import folder as run_folder
+from engine.runs import status as run_status
 from engine.runs.config import RunConfig
 from engine.runs.executors import local
 from engine.runs.launch import Prepared
@@ -471,6 +471,6 @@ def _device(now: str) -> str:
         f"{device.name}: {device.free_mb / 1024:,.1f} of {device.memory_mb / 1024:,.1f} GB free"
         for device in devices
     )
-    waiting = sum(summary.state == run_folder.QUEUED for summary in cached.summaries())
+    waiting = sum(summary.state == run_status.QUEUED for summary in cached.summaries())
     st.caption(widgets.escaped(free + (f"; {widgets.counted(waiting, 'run')} waiting" if waiting else "")))
     return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.runs import folder as run_folder
+from engine.runs import status as run_status
 from engine.runs.config import RunConfig
 from engine.runs.folder import Summary
 
@@ -31,8 +31,8 @@ def next_step(datasets: Sequence[str], summaries: Sequence[Summary]) -> Step:
             "Make the sample data set",
             "Synthetic tissue in the layout of BreakHis, written in seconds: everything here works on it.",
         )
-    active = [summary for summary in summaries if summary.state in run_folder.ACTIVE]
-    working = [summary for summary in active if summary.state != run_folder.QUEUED]
+    active = [summary for summary in summaries if summary.state in run_status.ACTIVE]
+    working = [summary for summary in active if summary.state != run_status.QUEUED]
     if working:
         return Step("go", f"Watch {working[0].name}", "A run is at work.", "run", {"id": working[0].id})
     if active:

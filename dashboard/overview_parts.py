@@ -14,8 +14,8 @@ import streamlit as st
 from dashboard import cached, places, widgets
 from dashboard.next_step import Step, best_honest, demo_config, leak_pairs
 from engine.errors import EngineError
-from engine.runs import folder as run_folder
 from engine.runs import launch
+from engine.runs import status as run_status
 from engine.runs.folder import Summary
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def take(step: Step, data: Path | None) -> None:
 def counts(datasets: Sequence[str], summaries: Sequence[Summary]) -> None:
     """Data sets, runs by state, ensembles: a row of numbers."""
     states = [summary.state for summary in summaries]
-    active = sum(state in run_folder.ACTIVE for state in states)
-    finished = states.count(run_folder.COMPLETED)
-    failed = sum(state in (run_folder.FAILED, run_folder.INTERRUPTED) for state in states)
+    active = sum(state in run_status.ACTIVE for state in states)
+    finished = states.count(run_status.COMPLETED)
+    failed = sum(state in (run_status.FAILED, run_status.INTERRUPTED) for state in states)
     ensembles = sum(summary.config.kind == "ensemble" for summary in summaries)
     columns = st.columns(4, border=True)
     columns[0].metric(

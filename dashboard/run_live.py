@@ -10,10 +10,11 @@ import streamlit as st
 
 from dashboard import cached, places, run_figures, widgets
 from engine.errors import EngineError
-from engine.runs import folder as run_folder
-from engine.runs import launch
-from engine.runs.folder import RunFolder, Status
+from engine.runs import launch, trash
+from engine.runs import status as run_status
+from engine.runs.folder import RunFolder
 from engine.runs.queue import Queue
+from engine.runs.status import Status
 
 LOG_LINES = 200
 # key in status.numbers -> (label, unit, digits)
@@ -41,7 +42,7 @@ def live(run_id: str) -> None:
     _tell_changes(run_id, state, status)
     if status.error:
         widgets.show_error(status.error)
-    elif state == run_folder.INTERRUPTED:
+    elif state == run_status.INTERRUPTED:
         widgets.show_error(
             {
                 "message": "The worker is gone without a word: it was killed, or the machine was switched off.",
@@ -49,18 +50,18 @@ def live(run_id: str) -> None:
             },
             level="warning",
         )
-    if state == run_folder.QUEUED:
+    if state == run_status.QUEUED:
         _place_in_queue(folder)
-    elif state in run_folder.ACTIVE:
+    elif state in run_status.ACTIVE:
         _progress(folder, status, state)
     metrics = cached.metrics(run_id)
     if metrics.empty:
-        if state in run_folder.WORKING:
+        if state in run_status.WORKING:
             st.caption("Curves appear when the first epoch has ended.")
     else:
         _curves(metrics, status)
     log = folder.log_tail()
-    if log and state in run_folder.ACTIVE:
+    if log and state in run_status.ACTIVE:
         with st.expander("Log, last lines", icon=":material/terminal:"):
             st.code("\n".join(log.splitlines()[-LOG_LINES:]), language=None, height=260)
 
@@ -69,11 +70,11 @@ def gone(run_id: str, error: EngineError) -> None:
     """Deleted while it is looked at: say so, and offer the way back."""
     widgets.show_error(error)
     with st.container(horizontal=True, gap="small"):
-        if run_id in run_folder.trashed(places.runs_folder()) and st.button(
+        if run_id in trash.trashed(places.runs_folder()) and st.button(
             "Restore it", icon=":material/undo:", key="restore_gone", disabled=bool(places.read_only_reason())
         ):
             with widgets.errors_shown():
-                run_folder.restore(places.runs_folder(), run_id)
+                trash.restore(places.runs_folder(), run_id)
                 st.rerun()
         st.page_link(places.page("runs"), label="All runs", icon=":material/list_alt:")
 
@@ -102,9 +103,9 @@ def notice(now: str, status: Status) -> tuple[str, str]:
             f"The run has stalled: no sign from its worker for {widgets.duration(status.age_s())}.",
             "hourglass_disabled",
         )
-    if now in run_folder.ACTIVE:
+    if now in run_status.ACTIVE:
         return "", ""
-    if now == run_folder.COMPLETED:
+    if now == run_status.COMPLETED:
         return "The run has completed.", "check_circle"
     message = str((status.error or {}).get("message") or "")
     if (status.error or {}).get("kind") == "nan_loss":
@@ -114,7 +115,7 @@ def notice(now: str, status: Status) -> tuple[str, str]:
 
 
 def _is_stalled(state: str, status: Status) -> bool:
-    return state in (run_folder.RUNNING, run_folder.STOPPING) and status.age_s() > run_folder.STALL_S
+    return status.stalls(state)
 
 
 def _place_in_queue(folder: RunFolder) -> None:
@@ -145,7 +146,7 @@ def _progress(folder: RunFolder, status: Status, state: str) -> None:
             f"No sign from the worker for {widgets.duration(status.age_s())}. It may be busy with a long step; stop it if this goes on.",
             icon=":material/hourglass_disabled:",
         )
-    if state == run_folder.STOPPING:
+    if state == run_status.STOPPING:
         _stopping(folder)
     shown = numbers(status)
     if shown:

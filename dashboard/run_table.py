@@ -13,7 +13,7 @@ import pandas as pd
 from dashboard import widgets
 from engine.errors import ConfigError
 from engine.runs import catalog
-from engine.runs import folder as run_folder
+from engine.runs import status as run_status
 from engine.runs.config import EXECUTED, options
 from engine.runs.folder import Summary
 
@@ -35,11 +35,11 @@ def _best(name: str) -> Callable[[Summary], Any]:
 
 
 def _progress(summary: Summary) -> float:
-    return 100.0 if summary.state == run_folder.COMPLETED else 100.0 * summary.status.progress
+    return 100.0 if summary.state == run_status.COMPLETED else 100.0 * summary.status.progress
 
 
 def _eta(summary: Summary) -> str:
-    active = summary.state in (run_folder.RUNNING, run_folder.STARTING)
+    active = summary.state in (run_status.RUNNING, run_status.STARTING)
     return widgets.duration(summary.status.eta_s) if active and summary.status.eta_s is not None else ""
 
 
@@ -185,7 +185,7 @@ def group_table(summaries: Sequence[Summary], key: str) -> pd.DataFrame:
             {
                 "group": name or "(none)",
                 "runs": len(members),
-                "finished": sum(member.state == run_folder.COMPLETED for member in members),
+                "finished": sum(member.state == run_status.COMPLETED for member in members),
                 "best": scores.max() if len(scores) else float("nan"),
                 "mean": scores.mean() if len(scores) else float("nan"),
                 "sd": scores.std(ddof=1) if len(scores) > 1 else float("nan"),
@@ -207,9 +207,9 @@ def varies(summaries: Sequence[Summary], key: str) -> bool:
 def able(summaries: Sequence[Summary], action: str) -> list[Summary]:
     """The runs among those selected that an action applies to."""
     checks: dict[str, Callable[[Summary], bool]] = {
-        "stop": lambda summary: summary.state in (run_folder.QUEUED, run_folder.STARTING, run_folder.RUNNING),
-        "resume": lambda summary: summary.state in run_folder.RESUMABLE and summary.config.kind in EXECUTED,
-        "delete": lambda summary: summary.state not in (run_folder.STARTING, run_folder.RUNNING, run_folder.STOPPING),
+        "stop": lambda summary: summary.state in (run_status.QUEUED, run_status.STARTING, run_status.RUNNING),
+        "resume": lambda summary: summary.state in run_status.RESUMABLE and summary.config.kind in EXECUTED,
+        "delete": lambda summary: summary.state not in (run_status.STARTING, run_status.RUNNING, run_status.STOPPING),
         "compare": lambda summary: bool({"val", "test"} & set(summary.has_predictions)),
         "ensemble": lambda summary: bool({"val", "test"} & set(summary.has_predictions)) and summary.config.kind != "ensemble",
     }  # fmt: skip

@@ -11,6 +11,8 @@ from dashboard import cached, cluster_parts, places, queue_parts, run_table, sel
 from engine.errors import ConfigError, EngineError
 from engine.runs import folder as run_folder
 from engine.runs import launch
+from engine.runs import status as run_status
+from engine.runs import trash as run_trash
 from engine.runs.folder import RunFolder, Summary
 
 HEIGHT_ROWS = 14
@@ -92,7 +94,7 @@ def live(columns: list[str], group: str) -> None:
     """Table and queue; redrawn every two seconds while something runs or waits."""
     live_table(columns, group)
     summaries = cached.summaries()
-    if any(summary.state in (*run_folder.ACTIVE, run_folder.INTERRUPTED) for summary in summaries):
+    if any(summary.state in (*run_status.ACTIVE, run_status.INTERRUPTED) for summary in summaries):
         queue_parts.queue(places.runs_folder(), summaries)
 
 
@@ -218,12 +220,12 @@ def _tell_changes(summaries: Sequence[Summary]) -> None:
         return
     for summary in summaries:
         old, new = before.get(summary.id), now[summary.id]
-        if old in (*run_folder.ACTIVE, "stalled") and new not in run_folder.ACTIVE and old != new:
-            icon = "check_circle" if new == run_folder.COMPLETED else "error"
+        if old in (*run_status.ACTIVE, "stalled") and new not in run_status.ACTIVE and old != new:
+            icon = "check_circle" if new == run_status.COMPLETED else "error"
             word = "stalled: no sign for minutes" if new == "stalled" else widgets.state_word(new).lower()
             st.toast(f"{widgets.escaped(summary.name)}: {word}", icon=f":material/{icon}:")
-    was_busy = any(state in run_folder.ACTIVE for state in before.values())
-    if was_busy != any(state in run_folder.ACTIVE for state in now.values()):
+    was_busy = any(state in run_status.ACTIVE for state in before.values())
+    if was_busy != any(state in run_status.ACTIVE for state in now.values()):
         st.rerun(scope="app")
 
 
@@ -304,7 +306,7 @@ def notices() -> None:
     deleted = [
         run_id
         for run_id in st.session_state.get("_undo_delete", [])
-        if run_id in run_folder.trashed(places.runs_folder())
+        if run_id in run_trash.trashed(places.runs_folder())
     ]
     if deleted:
         with st.container(horizontal=True, vertical_alignment="center", border=True, gap="small"):
@@ -320,7 +322,7 @@ def restore(ids: Sequence[str]) -> None:
     said = []
     for run_id in ids:
         try:
-            run_folder.restore(places.runs_folder(), run_id)
+            run_trash.restore(places.runs_folder(), run_id)
         except EngineError as error:
             said.append((False, str(error)))
     st.session_state["_said"] = said
@@ -377,7 +379,7 @@ def _names_table(names: list[str]) -> list[str]:
 
 def trash() -> None:
     """What was deleted: bring it back, or empty the trash for good (asked twice)."""
-    ids = run_folder.trashed(places.runs_folder())
+    ids = run_trash.trashed(places.runs_folder())
     if not ids:
         return
     with st.popover(f"Trash ({len(ids)})", icon=":material/delete:"):
@@ -389,7 +391,7 @@ def trash() -> None:
             restore(chosen)
         sure = st.checkbox("Delete them for good; this cannot be undone", key="trash_sure")
         if st.button("Empty the trash", disabled=not sure, key="trash_empty"):
-            run_folder.empty_trash(places.runs_folder())
+            run_trash.empty_trash(places.runs_folder())
             st.rerun()
 
 

@@ -13,7 +13,8 @@ import streamlit as st
 from dashboard import cached, places, sharing, widgets
 from engine.errors import EngineError, ShareError
 from engine.report.contents import QUESTION
-from engine.runs.folder import FINISHED, Summary
+from engine.runs.folder import Summary
+from engine.runs.status import FINISHED
 from engine.share import access, freeze, views
 from engine.share.views import View
 

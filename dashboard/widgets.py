@@ -21,6 +21,7 @@ from engine.errors import EngineError
 from engine.files import spreadsheet_safe
 from engine.report import colours, theme
 from engine.runs import folder as run_folder
+from engine.runs import status as run_status
 from engine.runs.folder import Summary
 from engine.wording import counted, escaped
 from engine.wording import duration as duration
@@ -30,15 +31,15 @@ LEAK_RED, BENIGN, MALIGNANT = theme.LEAKAGE, theme.BENIGN, theme.MALIGNANT
 
 # state -> (Material icon, word, colour). The word and the icon carry the meaning, the colour only helps.
 STATES: dict[str, tuple[str, str, str]] = {
-    run_folder.QUEUED: ("schedule", "Queued", "#7A7486"),
-    run_folder.STARTING: ("hourglass_top", "Starting", "#5B3E8F"),
-    run_folder.RUNNING: ("play_circle", "Running", "#5B3E8F"),
-    run_folder.STOPPING: ("pending", "Stopping", "#A06A00"),
-    run_folder.COMPLETED: ("check_circle", "Completed", "#2E7D4F"),
-    run_folder.STOPPED: ("stop_circle", "Stopped", "#A06A00"),
-    run_folder.FAILED: ("error", "Failed", "#B3261E"),
-    run_folder.INTERRUPTED: ("power_off", "Interrupted", "#A06A00"),
-    run_folder.UNKNOWN: ("help", "Unknown", "#7A7486"),
+    run_status.QUEUED: ("schedule", "Queued", "#7A7486"),
+    run_status.STARTING: ("hourglass_top", "Starting", "#5B3E8F"),
+    run_status.RUNNING: ("play_circle", "Running", "#5B3E8F"),
+    run_status.STOPPING: ("pending", "Stopping", "#A06A00"),
+    run_status.COMPLETED: ("check_circle", "Completed", "#2E7D4F"),
+    run_status.STOPPED: ("stop_circle", "Stopped", "#A06A00"),
+    run_status.FAILED: ("error", "Failed", "#B3261E"),
+    run_status.INTERRUPTED: ("power_off", "Interrupted", "#A06A00"),
+    run_status.UNKNOWN: ("help", "Unknown", "#7A7486"),
 }
 
 _STYLE = """
@@ -296,12 +297,12 @@ def leakage_of(summaries: Sequence[Summary]) -> dict[str, Any]:
 
 
 def state_word(state: str) -> str:
-    return STATES.get(state, STATES[run_folder.UNKNOWN])[1]
+    return STATES.get(state, STATES[run_status.UNKNOWN])[1]
 
 
 def status_html(state: str, *, stalled: bool = False) -> str:
     """A status chip: icon and word."""
-    name, word, colour = STATES.get(state, STATES[run_folder.UNKNOWN])
+    name, word, colour = STATES.get(state, STATES[run_status.UNKNOWN])
     if stalled:
         name, word, colour = "hourglass_disabled", f"{word}, no sign for minutes", "#A06A00"
     return f'<span class="bh-chip">{icon(name, colour)}<span>{plain(word)}</span></span>'

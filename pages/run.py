@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import cached, cluster_parts, run_live, run_parts, selection, widgets
 from engine.errors import EngineError
-from engine.runs import folder as run_folder
+from engine.runs import status as run_status
 
 run_id = selection.read("id")
 if not run_id:
@@ -30,6 +30,6 @@ widgets.header(summary.name, run_parts.about(summary))
 run_parts.badges(summary)
 cluster_parts.notice(summary)
 run_parts.actions(folder, summary)
-st.fragment(run_every=2.0 if summary.state in run_folder.ACTIVE else None)(run_live.live)(folder.id)
+st.fragment(run_every=2.0 if summary.state in run_status.ACTIVE else None)(run_live.live)(folder.id)
 run_parts.results(summary)
 run_parts.details(folder, summary)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard import cached, places, queue_parts, runs_parts, selection, widgets
-from engine.runs import folder as run_folder
+from engine.runs import status as run_status
 
 widgets.header("Runs", "What is running, what came out, and what next?")
 
@@ -25,6 +25,6 @@ _, missing = selection.divide(selection.read_list("runs"), [summary.id for summa
 widgets.missing_notice(missing)
 
 _, columns, group = runs_parts.controls(summaries)
-busy = any(summary.state in run_folder.ACTIVE for summary in summaries)
+busy = any(summary.state in run_status.ACTIVE for summary in summaries)
 st.fragment(run_every=2.0 if busy else None)(runs_parts.live)(columns, group)
 runs_parts.trash()

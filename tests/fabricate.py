@@ -19,9 +19,11 @@ import pandas as pd
 
 from engine.data import audit, splits
 from engine.data.manifest import CLASSES, MAGNIFICATIONS, Manifest
-from engine.runs import folder as run_folder
+from engine.runs import creation
+from engine.runs import status as run_status
 from engine.runs.config import RunConfig
-from engine.runs.folder import RunFolder, Status
+from engine.runs.folder import RunFolder
+from engine.runs.status import Status
 
 SUBTYPES = {"benign": ("A", "F", "PT", "TA"), "malignant": ("DC", "LC", "MC", "PC")}
 CASES_PER_CLASS = 10
@@ -90,7 +92,7 @@ def run(
     model: str = "tf_efficientnet_lite0",
     protocol: str = "case",
     fold: int = 0,
-    state: str = run_folder.COMPLETED,
+    state: str = run_status.COMPLETED,
     epochs: int = 6,
     seed: int = 0,
     skill: float = 1.6,
@@ -114,7 +116,7 @@ def run(
         training__recipe="quick",
         training__seed=seed,
     )
-    folder = run_folder.create(
+    folder = creation.create(
         Path(runs),
         config,
         model,
@@ -122,9 +124,9 @@ def run(
         audit=copy.deepcopy(found),
         split_hash=split,
     )
-    finished = state in (run_folder.COMPLETED, run_folder.STOPPED)
+    finished = state in (run_status.COMPLETED, run_status.STOPPED)
     done = (
-        epochs if state == run_folder.COMPLETED else 0 if state == run_folder.QUEUED else max(1, epochs // 2)
+        epochs if state == run_status.COMPLETED else 0 if state == run_status.QUEUED else max(1, epochs // 2)
     )
     best = _write_metrics(folder, done, seed, skill)
     if finished:
@@ -136,12 +138,12 @@ def run(
         "".join(f"epoch {epoch} of {epochs}\n" for epoch in range(1, done + 1)), encoding="utf-8"
     )
     now = time.time()
-    status = Status().moved(run_folder.QUEUED)
-    if state != run_folder.QUEUED:
-        status = status.moved(run_folder.RUNNING, started_at=now - age_s)
-    if state not in (run_folder.QUEUED, run_folder.RUNNING):
+    status = Status().moved(run_status.QUEUED)
+    if state != run_status.QUEUED:
+        status = status.moved(run_status.RUNNING, started_at=now - age_s)
+    if state not in (run_status.QUEUED, run_status.RUNNING):
         status = status.moved(state, ended_at=now - age_s + 30.0 * done)
-    if state == run_folder.FAILED and error is None:
+    if state == run_status.FAILED and error is None:
         error = {
             "kind": "out_of_memory",
             "message": "The device ran out of memory. Found: 11.8 of 12.0 GB in use.",
@@ -156,7 +158,7 @@ def run(
             best=best,
             error=error,
             phase="" if finished else "Training",
-            eta_s=95.0 if state == run_folder.RUNNING else None,
+            eta_s=95.0 if state == run_status.RUNNING else None,
             numbers={"images_per_s": 31.4, "memory_mb": 812, "lr": 1e-3} if done else {},
         )
     )
@@ -191,6 +193,6 @@ def _write_metrics(folder: RunFolder, epochs: int, seed: int, skill: float) -> d
 @contextlib.contextmanager
 def running(runs: Path, **values) -> Iterator[RunFolder]:
     """A run whose lock is held, as while its worker lives."""
-    folder = run(runs, state=run_folder.RUNNING, **values)
+    folder = run(runs, state=run_status.RUNNING, **values)
     with folder.hold():
         yield folder

@@ -89,7 +89,7 @@ FAULTS = {
         "The system ended the worker because the machine's memory was exhausted ...",
     ),
     "clock jumps": (
-        "runs/test_folder.py",
+        "runs/test_status.py",
         "test_a_clock_that_jumps_changes_no_state",
         "Nothing to say: ages are measured on a clock that nobody sets.",
     ),
@@ -99,7 +99,7 @@ FAULTS = {
         "Interrupted",
     ),
     "stale lock": (
-        "runs/test_folder.py",
+        "runs/test_status.py",
         "test_a_stale_lock_file_is_no_sign_of_life",
         "Interrupted",
     ),

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,11 @@ def sources(*folders: str) -> list[Path]:
 
 
 @functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(path: Path, *, module_level: bool = False) -> frozenset[str]:
     """Dotted names a file imports; at module level: not inside functions or TYPE_CHECKING blocks."""
     found: set[str] = set()
@@ -46,7 +52,7 @@ def imports(path: Path, *, module_level: bool = False) -> frozenset[str]:
                 found.add(child.module)
             visit(child)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")))
+    visit(tree(path))
     return frozenset(found)
 
 
@@ -63,6 +69,38 @@ def graph() -> dict[str, set[str]]:
         name: {target for target in imports(path, module_level=True) if target in modules} - {name}
         for name, path in modules.items()
     }
+
+
+@functools.cache
+def defined(module: str) -> frozenset[str] | None:
+    """The names that an engine module defines itself; None where there is no such module."""
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.is_file():
+        return None
+    found: set[str] = set()
+    for node in tree(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif not isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(
+                name.id
+                for name in ast.walk(node)
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            )
+    return frozenset(found)
+
+
+FROM_ENGINE = re.compile(r"^ *from (engine[\w.]*) import (\([^)]*\)|[^\n#]*)", re.MULTILINE)
+
+
+def test_every_name_is_imported_from_the_module_that_defines_it():
+    """One way to each name: what moves breaks here, not on the page that needed it."""
+    for path in sources("engine", "dashboard", "pages", "tests"):
+        for module, names in FROM_ENGINE.findall(path.read_text(encoding="utf-8")):
+            for name in re.findall(r"(\w+)(?: as \w+)?", names):
+                known = name in (defined(module) or ()) or defined(f"{module}.{name}") is not None
+                assert known, f"{path.relative_to(ROOT)}: {module} does not define {name}"
 
 
 def test_the_engine_knows_no_screen():

@@ -20,7 +20,7 @@ from engine.analysis import intervals, metrics
 from engine.analysis.predictions import validate
 from engine.bench.compare import best_of
 from engine.bench.runs import make_runs
-from engine.runs import folder as contract
+from engine.runs import listing
 
 RUNS, PREDICTIONS, DRAWS, REFERENCE_DRAWS = (10, 100, 1000), (1_000, 10_000, 100_000), 2000, 5
 
@@ -47,8 +47,8 @@ def run(
         for count in runs:
             root = Path(place) / f"{count}"
             make_runs(root, count, 5)
-            contract.summaries(root)
-            ours = best_of(lambda root=root: contract.summaries(root), repeats)
+            listing.summaries(root)
+            ours = best_of(lambda root=root: listing.summaries(root), repeats)
             records.append(_record(f"listing {count:,} runs", ours, None, _exponent(records, count, ours)))
     scored: list[dict[str, Any]] = []
     for count in predictions:

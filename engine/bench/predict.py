@@ -24,7 +24,9 @@ import numpy as np
 from engine.data import cache
 from engine.data.manifest import Manifest
 from engine.runs.config import RunConfig
-from engine.runs.folder import COMPLETED, RunFolder, Status, create
+from engine.runs.creation import create
+from engine.runs.folder import RunFolder
+from engine.runs.status import COMPLETED, Status
 
 LIMIT, LIMIT_GROWTH_MB = 0.8, 50.0
 IMAGES = 1000

@@ -25,9 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engine.runs import creation, listing
 from engine.runs import folder as contract
 from engine.runs.config import RunConfig
-from engine.runs.folder import COMPLETED, RUNNING, RunFolder, Status
+from engine.runs.folder import RunFolder
+from engine.runs.provenance import provenance
+from engine.runs.status import COMPLETED, RUNNING, Status
 
 RUNS, EPOCHS, HISTORIES = 1000, 50, 20
 LIMIT_LISTING_MS, LIMIT_SUPERVISOR_MB, LIMIT_START_S = 150.0, 40.0, 1.0
@@ -46,8 +49,8 @@ def run(*, runs: int = RUNS, epochs: int = EPOCHS, repeats: int = 5) -> list[dic
         make_runs(root, runs, epochs)
         peer = _mlflow(Path(place) / "mlflow", runs, epochs, repeats)
         first = _first_listing_ms(root)
-        contract.summaries(root)
-        warm = _median_ms(lambda: contract.summaries(root), repeats)
+        listing.summaries(root)
+        warm = _median_ms(lambda: listing.summaries(root), repeats)
         folders = contract.run_folders(root)[:HISTORIES]
         histories = _median_ms(lambda: [folder.metrics() for folder in folders], repeats)
         started = _start_s(Path(place) / "started")
@@ -134,20 +137,20 @@ def _median_ms(work: Callable[[], object], repeats: int) -> float:
 
 
 def _first_listing_ms(root: Path) -> float:
-    contract._SUMMARIES.clear()
-    return _median_ms(lambda: contract.summaries(root), 1)
+    listing._SUMMARIES.clear()
+    return _median_ms(lambda: listing.summaries(root), 1)
 
 
 def _start_s(root: Path) -> float:
     """As `launch.start` does it, without the data set: folder, queue, status on disk."""
     from engine.runs.queue import Queue
 
-    contract.provenance()  # git and package versions, once per process
+    provenance()  # git and package versions, once per process
 
     def start() -> None:
-        made = contract.create(root, RunConfig(name="bench"), "bench")
+        made = creation.create(root, RunConfig(name="bench"), "bench")
         Queue(root).add(made.id)
-        assert contract.summaries(root)
+        assert listing.summaries(root)
 
     return _median_ms(start, 5) / 1000
 

@@ -25,7 +25,7 @@ import numpy as np
 from engine.data.manifest import Manifest
 from engine.machine import cores
 from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
-from engine.runs.folder import create
+from engine.runs.creation import create
 
 if TYPE_CHECKING:
     from engine.training.device import Device

@@ -145,7 +145,7 @@ def _cluster(given: argparse.Namespace) -> int:
 
 
 def _runs(given: argparse.Namespace) -> int:
-    from engine.runs.folder import summaries
+    from engine.runs.listing import summaries
 
     found = summaries(given.runs)
     rows = [
@@ -261,7 +261,7 @@ def _delete(given: argparse.Namespace) -> int:
 
 
 def _restore(given: argparse.Namespace) -> int:
-    from engine.runs.folder import restore
+    from engine.runs.trash import restore
 
     folder = restore(given.runs, given.id)
     output.answer(given, {"id": folder.id}, f"Restored: {folder.id}")

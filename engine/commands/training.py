@@ -13,7 +13,7 @@ from engine.commands.flags import Adder
 from engine.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from engine.runs.folder import Status
+    from engine.runs.status import Status
 from engine.wording import duration
 
 
@@ -172,7 +172,7 @@ def _plan(given: argparse.Namespace) -> list[RunConfig]:
 
 def _train(given: argparse.Namespace) -> int:
     from engine.runs import launch
-    from engine.runs.folder import STARTING
+    from engine.runs.status import STARTING
 
     ids, code = [], 0
     for config in _plan(given):

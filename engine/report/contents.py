@@ -28,7 +28,8 @@ from engine.progress import Progress
 from engine.report.colours import run_colours
 from engine.runs import catalog
 from engine.runs.config import NETWORKS
-from engine.runs.folder import RunFolder, provenance
+from engine.runs.folder import RunFolder
+from engine.runs.provenance import provenance
 
 QUESTION = (
     "Can these models tell benign from malignant breast tumours on images of patients they have not seen?"

@@ -13,7 +13,8 @@ from engine.predict.judge import Judged
 from engine.predict.referral import Rule
 from engine.report import words
 from engine.report.document import Page, bullets, document, paragraph, table, table_file, text, verdict, write
-from engine.runs.folder import RunFolder, provenance
+from engine.runs.folder import RunFolder
+from engine.runs.provenance import provenance
 from engine.share import access
 from engine.wording import when
 

@@ -15,8 +15,9 @@ from engine.errors import ConfigError, RunError
 from engine.runs import executors, launch, supervisor
 from engine.runs.executors import jobs, ray
 from engine.runs.executors.answers import Check
-from engine.runs.folder import RunFolder, empty_trash, locate, trashed
+from engine.runs.folder import RunFolder, locate
 from engine.runs.queue import Queue
+from engine.runs.trash import empty_trash, trashed
 
 Answer = tuple[dict[str, Any], str]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.errors import RunError
-from engine.runs.folder import RunFolder, Status, locate
+from engine.runs.folder import RunFolder, locate
+from engine.runs.status import Status
 
 
 @dataclass(frozen=True)

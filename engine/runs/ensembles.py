@@ -24,9 +24,11 @@ from engine.errors import EnsembleError, shorten
 from engine.progress import Progress
 from engine.runs import presets
 from engine.runs.config import NETWORKS, RunConfig, TrainingConfig
-from engine.runs.folder import RunFolder, create, locate, summaries
+from engine.runs.creation import create
+from engine.runs.folder import RunFolder, locate
 from engine.runs.joining import check_members, check_same_start
 from engine.runs.launch import enqueue
+from engine.runs.listing import summaries
 from engine.runs.results import (
     Compared,
     TrainedOn,

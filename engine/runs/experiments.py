@@ -16,7 +16,9 @@ from filelock import FileLock
 
 from engine.errors import PredictionsError
 from engine.runs import results
-from engine.runs.folder import COMPLETED, RunFolder, Summary, summaries
+from engine.runs.folder import RunFolder, Summary
+from engine.runs.listing import summaries
+from engine.runs.status import COMPLETED
 
 LOCK = ".experiments.lock"
 LOCK_WAIT_S = 120.0

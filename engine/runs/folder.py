@@ -23,17 +23,10 @@ import contextlib
 import errno
 import math
 import os
-import platform
 import re
-import secrets
-import shutil
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +35,15 @@ from filelock import FileLock, Timeout
 from engine import files
 from engine.errors import RunError
 from engine.runs.config import RunConfig
+from engine.runs.status import (
+    RUNNING,
+    STOPPING,
+    UNKNOWN,
+    UNREADABLE,
+    WORKING,
+    Status,
+    unattended_state,
+)
 from engine.share import access
 
 if TYPE_CHECKING:  # the supervisor reads folders in 40 MB: tables are imported where they are read
@@ -49,92 +51,12 @@ if TYPE_CHECKING:  # the supervisor reads folders in 40 MB: tables are imported 
 
     from engine.data.manifest import Manifest
 
-QUEUED, STARTING, RUNNING, STOPPING = "queued", "starting", "running", "stopping"
-COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
-INTERRUPTED, UNKNOWN = "interrupted", "unknown"
-STATES = (QUEUED, STARTING, RUNNING, STOPPING, COMPLETED, STOPPED, FAILED, INTERRUPTED, UNKNOWN)
-ACTIVE = (QUEUED, STARTING, RUNNING, STOPPING)
-WORKING = (STARTING, RUNNING, STOPPING)
-FINISHED = (COMPLETED, STOPPED, FAILED)
-# Unknown: the status file was damaged; configuration and checkpoint still say how to go on.
-RESUMABLE = (STOPPED, FAILED, INTERRUPTED, UNKNOWN)
-LOCAL = "local"
 
 ID_PATTERN = re.compile(r"\d{8}-\d{6}-[a-z0-9_]{1,60}-[0-9a-f]{4,12}")
-# Importing torch on a busy machine takes up to half a minute before the worker can hold its lock.
-START_GRACE_S = 90.0
-STALL_S = 180.0
 SPLIT_NAMES = ("train", "val", "test")
 TRASH = ".trash"
-NEW = ".new-"
 BUSY = "busy"
 NO_SPLIT = {"level": "unknown", "verdict": "Unknown: no split was recorded."}
-UNREADABLE = {
-    "kind": "status",
-    "message": "status.json is missing or cannot be read.",
-    "remedy": "Resume: it continues from its last checkpoint. Or delete the run",
-}
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "pillow")
-
-
-@dataclass(frozen=True)
-class Status:
-    """`status.json`. Times are seconds since 1970 (UTC); `progress` is 0 to 1; `eta_s` seconds left."""
-
-    state: str = QUEUED
-    phase: str = ""
-    epoch: int = 0
-    epochs: int = 0
-    step: int = 0
-    steps: int = 0
-    progress: float = 0.0
-    eta_s: float | None = None
-    check_in_at: float = 0.0
-    started_at: float | None = None
-    ended_at: float | None = None
-    best: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-    numbers: dict[str, Any] = field(default_factory=dict)
-    worker: dict[str, Any] = field(default_factory=dict)
-    history: tuple[tuple[str, float], ...] = ()
-    ticks: dict[str, Any] = field(default_factory=dict)
-    """The check-in on a clock that nobody sets: `boot` (which one), `at` (seconds since it), `host`."""
-    executor: str = LOCAL
-    slot: str = ""
-    submission: str = ""
-    """The cluster's own id of the job, where a cluster executes the run."""
-    restarts: int = 0
-    """How often it was started again by itself since it last finished an epoch."""
-
-    def moved(self, state: str, **values: Any) -> Status:
-        """A copy in another state, with the change in its history."""
-        now = time.time()
-        history = (
-            self.history if self.history and self.history[-1][0] == state else (*self.history, (state, now))
-        )
-        return replace(self.checked_in(), state=state, history=history, **values)
-
-    def checked_in(self) -> Status:
-        """A copy that says: alive now."""
-        ticks = {"boot": boot_id(), "at": _ticks(), "host": platform.node()}
-        return replace(self, check_in_at=time.time(), ticks=ticks)
-
-    def age_s(self) -> float:
-        """Seconds since the last check-in, right even when somebody set the clock meanwhile.
-
-        Infinite when the check-in is of an earlier boot of this machine.
-        """
-        if self.ticks.get("boot") and self.ticks.get("host") == platform.node():
-            if self.ticks["boot"] != boot_id():
-                return float("inf")
-            return max(0.0, _ticks() - float(self.ticks.get("at") or 0.0))
-        return max(0.0, time.time() - self.check_in_at)  # another machine's: only the wall clocks compare
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Status:
-        known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
-        known["history"] = tuple((str(state), float(at)) for state, at in known.get("history", ()))
-        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -438,7 +360,7 @@ class RunFolder:
             config=RunConfig.from_record(record),
             status=status,
             state=state,
-            stalled=state in (RUNNING, STOPPING) and status.age_s() > STALL_S,
+            stalled=status.stalls(state),
             audit=record.get("audit") or dict(NO_SPLIT),
             has_predictions=self.predicted_splits(),
         )
@@ -489,18 +411,6 @@ def live_state(folder: RunFolder, status: Status) -> str:
     return unattended_state(folder.status())  # read again: it may have ended between the two looks
 
 
-def unattended_state(status: Status) -> str:
-    """What a status means when nobody holds the run's lock."""
-    if status.state not in WORKING:
-        return status.state
-    if status.state == STARTING:
-        if status.age_s() < START_GRACE_S:
-            return STARTING
-        # A cluster may keep a job waiting for as long as it likes; only its head can say more.
-        return INTERRUPTED if status.executor == LOCAL else UNKNOWN
-    return INTERRUPTED
-
-
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
     """What a person asked for and the file system refused, as a RunError that says why and what to do.
@@ -529,80 +439,6 @@ _REFUSALS = {
 }
 
 
-def new_id(slug: str) -> str:
-    """`20261122-201500-tf_efficientnet_b0-3f2a`: sorts by time, never repeats, safe in paths and links."""
-    clean = re.sub(r"[^a-z0-9_]+", "_", slug.lower()).strip("_")[:60] or "run"
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{clean}-{secrets.token_hex(2)}"
-
-
-def create(
-    runs: Path,
-    config: RunConfig,
-    slug: str,
-    *,
-    manifest: Manifest | None = None,
-    audit: dict | None = None,
-    split_hash: str = "",
-    status: Status | None = None,
-) -> RunFolder:
-    """Make a run folder. It is written under a hidden name and renamed: what is seen is complete.
-
-    Raises:
-        RunError: the runs folder cannot be written; nothing is then left behind.
-    """
-    runs = Path(runs)
-    with writing("The runs folder cannot be written"):
-        runs.mkdir(parents=True, exist_ok=True)
-        while True:
-            target = runs / new_id(slug)
-            hidden = runs / f"{NEW}{target.name}"
-            if target.exists():
-                continue
-            try:
-                hidden.mkdir()
-                break
-            except FileExistsError:
-                continue
-        try:
-            record = {
-                **config.to_record(),
-                "id": target.name,
-                "created_at": time.time(),
-                "split_hash": split_hash,
-                "audit": audit or dict(NO_SPLIT),
-                "provenance": provenance(),
-            }
-            files.write_json(hidden / "config.json", record)
-            if manifest is not None:
-                from engine.data.manifest import write_manifest
-
-                write_manifest(manifest, hidden / "manifest.csv")
-                _flush(hidden / "manifest.csv")
-            RunFolder(hidden).write_status(status or Status().moved(QUEUED))
-            hidden.rename(target)
-        except BaseException:
-            shutil.rmtree(hidden, ignore_errors=True)
-            raise
-        files.sync_folder(runs)
-    return RunFolder(target)
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sweep(runs: Path, older_s: float = 3600.0) -> int:
-    """Remove run folders that a kill left half-made, and temporary files in the runs folder; returns how many."""
-    gone = 0
-    for path in [*Path(runs).glob(f"{NEW}*"), *Path(runs).glob(".*.tmp")]:
-        with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime > older_s:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-                gone += 1
-    return gone
-
-
 def locate(runs: Path, run_id: str) -> RunFolder:
     """The one way from an id to a folder: pattern, parent and link checked.
 
@@ -619,7 +455,7 @@ def locate(runs: Path, run_id: str) -> RunFolder:
         and path.resolve().parent == runs.resolve()
     ):
         return RunFolder(path)
-    names = {folder.id: folder.name for folder in run_folders(runs)} if runs.is_dir() else {}
+    names = {folder.id: _name_or_id(folder) for folder in run_folders(runs)} if runs.is_dir() else {}
     by_name = [known for known, name in names.items() if name == text]
     if len(by_name) == 1:
         return RunFolder(runs / by_name[0])
@@ -642,13 +478,21 @@ def locate(runs: Path, run_id: str) -> RunFolder:
     raise RunError("There is no run with this id", found=found, remedy=remedy)
 
 
+def _name_or_id(folder: RunFolder) -> str:
+    try:
+        return folder.name
+    except RunError:  # a damaged folder has no name, and must not hide the others
+        return folder.id
+
+
 def run_folders(runs: Path) -> list[RunFolder]:
     """Every run in a folder, newest first; anything else in it is passed over."""
     root = Path(runs)
-    return [RunFolder(root / name) for name in _run_names(root) if (root / name / "config.json").exists()]
+    return [RunFolder(root / name) for name in run_names(root) if (root / name / "config.json").exists()]
 
 
-def _run_names(runs: Path) -> list[str]:
+def run_names(runs: Path) -> list[str]:
+    """The folders that are named like runs, newest first."""
     try:
         with os.scandir(runs) as entries:
             names = [
@@ -659,189 +503,3 @@ def _run_names(runs: Path) -> list[str]:
     except OSError:
         return []
     return sorted(names, reverse=True)
-
-
-def summaries(runs: Path) -> list[Summary]:
-    """A summary per run, newest first; a damaged run is shown as unknown rather than hiding the others.
-
-    1,000 runs: 30 ms of one core when nothing has changed (three stats a run), 0.5 s the first time in a
-    process. Files are replaced, never rewritten, so a change of any of them shows in its folder.
-    """
-    root = str(Path(runs))
-    known = _SUMMARIES.setdefault(root, {})
-    fresh: dict[str, tuple[tuple, Summary]] = {}
-    found = []
-    for name in _run_names(Path(runs)):
-        path = f"{root}/{name}"
-        stamp = _stamps(path)
-        entry = known.get(name)
-        if entry is not None and entry[0] == stamp:
-            found.append(_as_of_now(entry[1], path))
-        elif os.path.exists(f"{path}/config.json"):  # noqa: PTH110 - as below; otherwise it is no run
-            entry = (stamp, _summary(RunFolder(Path(path))))
-            found.append(entry[1])
-        else:
-            continue
-        fresh[name] = entry
-    _SUMMARIES[root] = fresh  # replaced whole: deleted runs are forgotten, other threads see old or new
-    return found
-
-
-_SUMMARIES: dict[str, dict[str, tuple[tuple, Summary]]] = {}
-# The folder itself, the file that changes most (another inode even within one tick of the clock), and the
-# folder in it.
-_STAMPED = ("", "/status.json", "/predictions")
-
-
-def _stamps(path: str) -> tuple:
-    """What tells whether a summary is still right."""
-    found = []
-    for name in _STAMPED:
-        try:
-            stat = os.stat(path + name)  # noqa: PTH116 - three for each of 1,000 runs: paths cost 20 ms
-            found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-        except OSError:
-            found.append(None)
-    return tuple(found)
-
-
-def _summary(folder: RunFolder) -> Summary:
-    try:
-        return folder.summary()
-    except Exception:  # a damaged folder must not hide the others
-        return _damaged(folder)
-
-
-def _as_of_now(summary: Summary, path: str) -> Summary:
-    """A remembered summary; whether a worker is alive only the lock knows."""
-    if summary.status.state not in WORKING:
-        return summary
-    state = live_state(RunFolder(Path(path)), summary.status)
-    stalled = state in (RUNNING, STOPPING) and summary.status.age_s() > STALL_S
-    return replace(summary, state=state, stalled=stalled)
-
-
-def _damaged(folder: RunFolder) -> Summary:
-    status = Status(
-        state=UNKNOWN,
-        error={
-            "kind": "run",
-            "message": "config.json cannot be read.",
-            "remedy": "Restore it, or delete the run",
-        },
-    )
-    return Summary(
-        folder.id,
-        folder.id,
-        (),
-        "",
-        0.0,
-        RunConfig(),
-        status,
-        UNKNOWN,
-        False,
-        dict(NO_SPLIT),
-        (),
-    )
-
-
-def delete(folder: RunFolder) -> None:
-    """Move a run to the trash of its runs folder; `restore` undoes it.
-
-    Raises:
-        AccessError: whoever asks is no editor.
-        RunError: it is being worked on, gone already, or the folder cannot be written.
-    """
-    who = access.require_editor("delete runs")
-    with folder.hold(1.0):  # no worker can begin in the middle of the move
-        state = unattended_state(folder.status())
-        if state in WORKING:
-            raise RunError(
-                f"The run {folder.name} is being worked on", found=f"state {state}", remedy="Stop it first"
-            )
-        with writing(f"The run {folder.id} cannot be moved to the trash"):
-            trash = folder.runs / TRASH
-            trash.mkdir(exist_ok=True)
-            folder.path.replace(trash / folder.id)
-    access.log(folder.runs, "delete", folder.id, who)
-
-
-def restore(runs: Path, run_id: str) -> RunFolder:
-    """Bring a run back from the trash.
-
-    Raises:
-        AccessError: whoever asks is no editor.
-        RunError: it is not in the trash, or the folder cannot be written.
-    """
-    who = access.require_editor("restore runs")
-    source = Path(runs) / TRASH / run_id
-    if not ID_PATTERN.fullmatch(run_id) or not source.is_dir():
-        raise RunError(
-            "This run is not in the trash",
-            found=run_id[:80],
-            remedy="The trash was emptied, or it was restored already",
-        )
-    with writing(f"The run {run_id} cannot be brought back"):
-        source.replace(Path(runs) / run_id)
-    access.log(Path(runs), "restore", run_id, who)
-    return RunFolder(Path(runs) / run_id)
-
-
-def trashed(runs: Path) -> list[str]:
-    """Ids in the trash, newest first."""
-    folder = Path(runs) / TRASH
-    return sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
-
-
-def empty_trash(runs: Path) -> int:
-    """Delete what is in the trash for good; returns how many runs."""
-    who = access.require_editor("empty the trash")
-    ids = trashed(runs)
-    shutil.rmtree(Path(runs) / TRASH, ignore_errors=True)
-    access.log(Path(runs), "empty trash", ",".join(ids), who)
-    return len(ids)
-
-
-def boot_id() -> str:
-    """Changes with every boot of the machine; empty where the system does not tell."""
-    return _boot_id()
-
-
-@cache
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _ticks() -> float:
-    """Seconds since the machine started, the time asleep included; nobody sets this clock."""
-    try:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (AttributeError, OSError):
-        return time.monotonic()
-
-
-@cache
-def provenance() -> dict[str, Any]:
-    """Python, packages, git commit, machine: enough to know later what made a result."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "python": platform.python_version(),
-        "packages": versions,
-        "git_commit": _git_commit(),
-        "machine": platform.platform(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _git_commit() -> str:
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

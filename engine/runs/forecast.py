@@ -21,7 +21,9 @@ from engine import files
 from engine.errors import EngineError, TrainingError
 from engine.runs import catalog, presets
 from engine.runs.config import RunConfig
-from engine.runs.folder import COMPLETED, RUNNING, RunFolder, Status, summaries
+from engine.runs.folder import RunFolder
+from engine.runs.listing import summaries
+from engine.runs.status import COMPLETED, RUNNING, Status
 from engine.wording import duration
 
 FILE = "estimate.json"

@@ -23,10 +23,13 @@ from engine.data.datasets import with_task
 from engine.data.manifest import Manifest, read_manifest
 from engine.data.splits import SplitSpec, find_protocol, make_split, split_hash, split_warnings
 from engine.errors import ConfigError, EngineError, RunError, SplitError, shorten
-from engine.runs import catalog, executors, forecast, presets, remedies, supervisor
-from engine.runs import folder as contract
+from engine.runs import catalog, executors, forecast, presets, remedies, supervisor, trash
 from engine.runs.config import EXECUTED, DataConfig, RunConfig, options, value_problems
-from engine.runs.folder import (
+from engine.runs.creation import create, new_id
+from engine.runs.exit_codes import EXIT_STOPPED
+from engine.runs.folder import RunFolder
+from engine.runs.queue import Queue, requeue, wanted
+from engine.runs.status import (
     ACTIVE,
     COMPLETED,
     INTERRUPTED,
@@ -37,18 +40,13 @@ from engine.runs.folder import (
     STOPPED,
     UNKNOWN,
     WORKING,
-    RunFolder,
     Status,
-    create,
-    new_id,
 )
-from engine.runs.queue import Queue, requeue, wanted
 from engine.share import access
 
 # A worker's loop looks for STOP at every step and then saves; what takes longer than this hangs.
 STOP_GRACE_S = 60.0
 KILL_WAIT_S = 10.0
-EXIT_STOPPED = 3
 
 
 @dataclass(frozen=True)
@@ -459,7 +457,7 @@ def delete(folder: RunFolder) -> None:
     """
     if folder.state() == QUEUED:
         stop(folder)
-    contract.delete(folder)
+    trash.delete(folder)
 
 
 def wait(folder: RunFolder, timeout_s: float = float("inf"), every_s: float = 0.2) -> str:

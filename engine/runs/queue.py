@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 
 from engine import files
 from engine.errors import RunError
-from engine.runs.folder import LOCAL, QUEUED, WORKING, RunFolder, Status, run_folders, writing
+from engine.runs.folder import RunFolder, run_folders, writing
+from engine.runs.status import LOCAL, QUEUED, WORKING, Status
 from engine.share import access
 
 FILE = ".queue.sqlite"

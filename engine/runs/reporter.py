@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import RunError
-from engine.runs.executors import local
-from engine.runs.folder import RUNNING, RunFolder, Status
+from engine.runs import boot
+from engine.runs.folder import RunFolder
 from engine.runs.resources import Meter
+from engine.runs.status import RUNNING, Status
 
 WRITE_EVERY_S = 1.0
 # The last word of a run is worth waiting for: somebody may be freeing the disk.
@@ -49,7 +50,7 @@ class Reporter:
             ended_at=None,
             error=None,
             epochs=epochs,
-            worker=local.identity(),
+            worker=boot.identity(),
         )
         self._write(must=True)
 

@@ -21,8 +21,10 @@ from engine.analysis.comparison import compare
 from engine.errors import ConfigError, EngineError
 from engine.runs import catalog, launch
 from engine.runs.config import RunConfig
-from engine.runs.folder import ACTIVE, COMPLETED, RESUMABLE, RunFolder, Summary, summaries
+from engine.runs.folder import RunFolder, Summary
+from engine.runs.listing import summaries
 from engine.runs.results import entry
+from engine.runs.status import ACTIVE, COMPLETED, RESUMABLE
 
 EXPERIMENT = "reproduce-study"
 METHODS = ("mean", "vote", "fusion MLP")

@@ -25,7 +25,9 @@ from engine.data.files import IMAGE_ENDINGS
 from engine.errors import DataError, EngineError, PredictionsError, RunError
 from engine.runs.config import FAST, RunConfig, TrainingConfig, mode_of
 from engine.runs.cost import Cost, cost_of
-from engine.runs.folder import COMPLETED, RunFolder, Status, create, locate
+from engine.runs.creation import create
+from engine.runs.folder import RunFolder, locate
+from engine.runs.status import COMPLETED, Status
 from engine.share import access
 
 LEVELS = ("clean", "unknown", "leak")  # from best to worst

@@ -22,10 +22,14 @@ from filelock import FileLock, Timeout
 
 from engine import files
 from engine.errors import EngineError
-from engine.runs import executors, worker
+from engine.runs import executors
 from engine.runs.config import EXECUTED
+from engine.runs.creation import sweep
 from engine.runs.executors import local
-from engine.runs.folder import (
+from engine.runs.exit_codes import EXIT_BUSY, EXIT_CODES, EXIT_COMPLETED, EXIT_STOPPED
+from engine.runs.folder import RunFolder, lock_is_held, run_folders
+from engine.runs.queue import Entry, Queue, requeue
+from engine.runs.status import (
     COMPLETED,
     FAILED,
     INTERRUPTED,
@@ -34,14 +38,9 @@ from engine.runs.folder import (
     STARTING,
     STOPPED,
     WORKING,
-    RunFolder,
     Status,
-    lock_is_held,
-    run_folders,
-    sweep,
     unattended_state,
 )
-from engine.runs.queue import Entry, Queue, requeue
 
 LOCK = ".supervisor.lock"
 LOG = ".supervisor.log"
@@ -282,7 +281,7 @@ class Supervisor:
     def _say_how_it_ended(self, folder: RunFolder, child: Child, code: int) -> None:
         """Write what a worker could not write any more: killed, or dead before it began, or no room on the disk."""
         status = folder.status()
-        if status.state not in WORKING or code == worker.EXIT_BUSY or not folder.path.is_dir():
+        if status.state not in WORKING or code == EXIT_BUSY or not folder.path.is_dir():
             return
         # Its own state while it began or worked; nothing else may be overwritten.
         mine = (STARTING, INTERRUPTED)
@@ -294,8 +293,8 @@ class Supervisor:
             )
             if not stopped and _may_resume(folder, self.queue):
                 self._again(folder, folder.status())
-        elif code in (worker.EXIT_COMPLETED, worker.EXIT_STOPPED):
-            ended = COMPLETED if code == worker.EXIT_COMPLETED else STOPPED
+        elif code in (EXIT_COMPLETED, EXIT_STOPPED):
+            ended = COMPLETED if code == EXIT_COMPLETED else STOPPED
             # Python says 0, too, of a child that somebody else has reaped: the worker's own word is wanted.
             said = f"Run {folder.id}: {ended}" in folder.log_tail(4000)
             folder.move(mine, ended if said else INTERRUPTED, ended_at=time.time(), eta_s=None)
@@ -356,7 +355,7 @@ def _ended_early(folder: RunFolder, status: Status, code: int) -> dict[str, str 
             "message": f"The worker ended before it began (exit code {code}). {said}",
             "remedy": "Read the log, correct what it names, then resume.",
         }
-    kinds = {number: kind for kind, number in worker.EXIT_CODES.items()}
+    kinds = {number: kind for kind, number in EXIT_CODES.items()}
     return {
         "kind": kinds.get(code, "internal"),
         "message": f"The worker ended (exit code {code}) and could not write why. {said}",

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from engine.errors import EngineError, RunError
 from engine.runs.config import EXECUTED
-from engine.runs.folder import (
-    BUSY,
+from engine.runs.exit_codes import EXIT_BUSY, EXIT_CODES, EXIT_COMPLETED, EXIT_INTERNAL, EXIT_STOPPED
+from engine.runs.folder import BUSY, RunFolder
+from engine.runs.reporter import Reporter
+from engine.runs.status import (
     COMPLETED,
     FAILED,
     FINISHED,
@@ -26,31 +28,12 @@ from engine.runs.folder import (
     RUNNING,
     STARTING,
     STOPPED,
-    RunFolder,
     Status,
     unattended_state,
 )
-from engine.runs.reporter import Reporter
 
 Job = Callable[[RunFolder, Reporter], str]
 
-EXIT_COMPLETED = 0
-EXIT_INTERNAL = 1
-EXIT_STOPPED = 3
-EXIT_BUSY = 4
-# A failure that a person can act on ends with its own code, so that a script can tell them apart.
-EXIT_CODES = {
-    "config": 10,
-    "data": 11,
-    "split": 12,
-    "weights": 13,
-    "training": 14,
-    "out_of_memory": 15,
-    "nan_loss": 16,
-    "disk_full": 17,
-    "hung": 18,
-    "gone": 19,
-}
 LOCK_WAIT_S = 5.0
 FIRST_WAIT_S = 120.0
 

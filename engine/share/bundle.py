@@ -34,15 +34,9 @@ from engine.errors import EngineError, RunError, ShareError, shorten
 from engine.predict import appearance
 from engine.progress import Progress
 from engine.runs.config import KINDS, NETWORKS
-from engine.runs.folder import (
-    COMPLETED,
-    FINISHED,
-    ID_PATTERN,
-    RunFolder,
-    Status,
-    locate,
-    provenance,
-)
+from engine.runs.folder import ID_PATTERN, RunFolder, locate
+from engine.runs.provenance import provenance
+from engine.runs.status import COMPLETED, FINISHED, Status
 from engine.share import access
 from engine.wording import escaped
 

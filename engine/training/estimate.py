@@ -20,7 +20,8 @@ from engine.data.manifest import COLUMNS, Manifest
 from engine.errors import EngineError
 from engine.runs import presets
 from engine.runs.config import RunConfig
-from engine.runs.folder import RunFolder, create
+from engine.runs.creation import create
+from engine.runs.folder import RunFolder
 from engine.runs.reporter import Reporter
 from engine.training.loop import Fit, Work
 

@@ -22,9 +22,10 @@ from engine.analysis.predictions import confusion
 from engine.data import cache
 from engine.data.augment import sample_seed
 from engine.errors import WeightsError
-from engine.runs.folder import COMPLETED, STOPPED, RunFolder, locate
+from engine.runs.folder import RunFolder, locate
 from engine.runs.joining import check_members
 from engine.runs.reporter import Reporter
+from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, failures
 from engine.training.device import Device, choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table, softmax

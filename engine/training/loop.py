@@ -24,9 +24,10 @@ from engine.data.preprocessing import Preprocessing
 from engine.errors import SplitError, WeightsError
 from engine.runs import catalog, presets
 from engine.runs.config import RunConfig
-from engine.runs.folder import COMPLETED, STOPPED, RunFolder
+from engine.runs.folder import RunFolder
 from engine.runs.presets import Recipe, Stage
 from engine.runs.reporter import Reporter
+from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, distributed, failures, frozen, models, objective, pixels
 from engine.training.device import Device, choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table, softmax

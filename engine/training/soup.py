@@ -23,9 +23,10 @@ from engine.analysis.predictions import confusion
 from engine.data import cache
 from engine.data.manifest import Manifest
 from engine.errors import EnsembleError
-from engine.runs.folder import COMPLETED, STOPPED, RunFolder, locate
+from engine.runs.folder import RunFolder, locate
 from engine.runs.joining import check_members, check_same_start
 from engine.runs.reporter import Reporter
+from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, failures
 from engine.training.device import choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table, softmax

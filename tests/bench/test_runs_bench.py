@@ -20,9 +20,10 @@ def test_every_promise_is_measured_and_kept():
 
 def test_the_folders_are_what_workers_leave(tmp_path):
     from engine.runs import folder as contract
+    from engine.runs import listing
 
     bench.make_runs(tmp_path, 20, 3)
-    found = contract.summaries(tmp_path)
+    found = listing.summaries(tmp_path)
     assert len(found) == 20
     assert {summary.state for summary in found} == {"completed", "interrupted"}
     assert len(contract.run_folders(tmp_path)[0].metrics()) == 6

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import fabricate
 import pytest
 
-from engine.runs.folder import delete, empty_trash
+from engine.runs.trash import delete, empty_trash
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ODD = 'Žluťoučký & 100% <b>kůň</b> "№ 1" #2 ?x=1 / 日本 🐎'

@@ -16,7 +16,8 @@ import fabricate
 import pytest
 
 from engine.report.html import write_report
-from engine.runs.folder import delete, empty_trash, run_folders
+from engine.runs.folder import run_folders
+from engine.runs.trash import delete, empty_trash
 from engine.share import bundle, freeze
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -3,8 +3,8 @@
 import pytest
 
 from dashboard import run_live
-from engine.runs import folder as run_folder
-from engine.runs.folder import Status
+from engine.runs import status as run_status
+from engine.runs.status import Status
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_an_end_a_failure_a_stall_and_a_loss_that_is_none_are_news(now, error, w
     assert (icon == "check_circle") is (now == "completed")
 
 
-@pytest.mark.parametrize("now", run_folder.ACTIVE)
+@pytest.mark.parametrize("now", run_status.ACTIVE)
 def test_what_goes_on_is_no_news(now):
     assert run_live.notice(now, Status())[0] == ""
 

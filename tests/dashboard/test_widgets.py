@@ -57,7 +57,7 @@ def test_the_worst_audit_follows_a_result_of_several_runs(finished_run, leaking_
 
 
 def test_every_state_has_an_icon_and_a_word():
-    from engine.runs.folder import STATES
+    from engine.runs.status import STATES
 
     assert set(widgets.STATES) == set(STATES)
     for state in STATES:
@@ -65,12 +65,12 @@ def test_every_state_has_an_icon_and_a_word():
 
 
 def test_a_run_keeps_its_colour_when_others_come_and_go(make_run, runs_dir):
-    from engine.runs import folder as run_folder
+    from engine.runs import trash
 
     first, second = make_run(name="one"), make_run(name="two", seed=1)
     before = widgets.run_colours()
     third = make_run(name="three", seed=2)
-    run_folder.delete(first)
+    trash.delete(first)
     after = widgets.run_colours()
     assert after[second.id] == before[second.id]
     assert after[third.id] not in (before[first.id], before[second.id])

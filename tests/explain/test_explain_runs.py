@@ -15,13 +15,14 @@ from engine.errors import DataError, ExplainError, RunError
 from engine.explain import store
 from engine.explain.ensemble_map import EnsembleMap, fuse, overlap_matrix
 from engine.explain.runs import explain_file, explain_files
+from engine.runs import creation
 from engine.runs import folder as folders
 from engine.runs.config import RunConfig
 
 
 def make_run(runs_folder: Path, seed: int = 0, **changes) -> folders.RunFolder:
     config = RunConfig().changed(model__name="tf_efficientnet_lite0", model__image_size=224, **changes)
-    run = folders.create(runs_folder, config, "test")
+    run = creation.create(runs_folder, config, "test")
     if config.kind == "train":
         save_file({"weight": torch.full((4,), float(seed))}, run.best)
     return run

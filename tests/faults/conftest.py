@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.runs import folder as contract
+from engine.runs import status as run_status
 from engine.runs.folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runs"))  # the pretended workers live there
@@ -38,7 +39,7 @@ class Trial:
                 folder.summary()
             except Exception:
                 self.lost += 1
-            self.false_failed += not may_fail and folder.state() == contract.FAILED
+            self.false_failed += not may_fail and folder.state() == run_status.FAILED
 
 
 def torn_files(folder: RunFolder) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from test_faults_files import POSIX, Shim, full, kill
 
 from engine.errors import ConfigError, WeightsError
-from engine.runs import folder as contract
+from engine.runs import listing
 from engine.runs.folder import RunFolder
 from engine.runs.queue import FILE, Queue
 
@@ -115,7 +115,7 @@ def old(tmp_path) -> Path:
 
 
 def test_runs_of_the_first_schema_are_read_whole(old, ledger):
-    found = {summary.id: summary for summary in contract.summaries(old)}
+    found = {summary.id: summary for summary in listing.summaries(old)}
     assert {run_id: summary.state for run_id, summary in found.items()} == {
         "20261122-220000-golden_done-0001": "completed",
         "20261122-220100-golden_cut-0002": "interrupted",
@@ -166,7 +166,7 @@ def test_a_run_of_a_newer_schema_is_refused_with_a_sentence_and_hides_no_other(o
     source = old / "20261122-220000-golden_done-0001" / "config.json"
     record = json.loads(source.read_text())
     source.write_text(json.dumps({**record, "schema": 99}))
-    states = {summary.id: summary.state for summary in contract.summaries(old)}
+    states = {summary.id: summary.state for summary in listing.summaries(old)}
     assert states["20261122-220000-golden_done-0001"] == "unknown"
     assert len(states) == 3
     ledger.look(old, [])

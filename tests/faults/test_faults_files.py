@@ -18,9 +18,12 @@ import pytest
 from engine import files
 from engine.errors import EngineError, RunError
 from engine.runs import folder as contract
-from engine.runs import launch, reporter, supervisor, worker
+from engine.runs import launch, listing, reporter, supervisor, trash, worker
+from engine.runs import status as run_status
 from engine.runs.config import RunConfig
-from engine.runs.folder import RunFolder, Status, create
+from engine.runs.creation import create
+from engine.runs.folder import RunFolder
+from engine.runs.status import Status
 
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -98,7 +101,7 @@ ACTS = {
     "status": lambda runs, run: run.move(("failed",), "queued"),
     "label": lambda runs, run: run.write_label(name="renamed"),
     "resume": lambda runs, run: launch.resume(run),
-    "delete": lambda runs, run: contract.delete(run),
+    "delete": lambda runs, run: trash.delete(run),
 }
 
 
@@ -282,9 +285,9 @@ def test_a_status_cut_or_flipped_anywhere_is_unknown_or_right_and_resumes(tmp_pa
         damaged.append(whole[:at] + bytes([whole[at] ^ (1 << draw.randrange(8))]) + whole[at + 1 :])
     for data in damaged:
         source.write_bytes(data)
-        summary = contract.summaries(tmp_path)[0]  # never raises
-        assert summary.state in (*contract.STATES, summary.status.state)
-        if summary.state in contract.RESUMABLE:
+        summary = listing.summaries(tmp_path)[0]  # never raises
+        assert summary.state in (*run_status.STATES, summary.status.state)
+        if summary.state in run_status.RESUMABLE:
             launch.resume(run)
             assert run.state() == "queued"
         source.write_bytes(whole)
@@ -310,7 +313,7 @@ def test_a_deleted_run_that_is_still_being_viewed_says_where_it_is(tmp_path, led
     run = create(tmp_path, RunConfig(name="first"), "run")
     run.append_metrics({"epoch": 1, "split": "val", "loss": 1.0})
     viewed = RunFolder(run.path)
-    contract.delete(run)
+    trash.delete(run)
     with pytest.raises(RunError, match="restore it from the trash"):
         contract.locate(tmp_path, viewed.id)
     for look in (
@@ -330,7 +333,7 @@ def test_a_deleted_run_that_is_still_being_viewed_says_where_it_is(tmp_path, led
     assert viewed.log_tail() == ""
     assert viewed.move(("queued",), "stopped") is None
     assert not (tmp_path / viewed.id).exists()  # nothing brought a part of it back
-    contract.restore(tmp_path, viewed.id)
+    trash.restore(tmp_path, viewed.id)
     assert viewed.metrics()["loss"].tolist() == [1.0]
     ledger.look(tmp_path, [viewed.id])
 
@@ -387,7 +390,7 @@ def test_statuses_and_settings_that_make_no_sense_are_not_believed(tmp_path, led
         "\x00",
     ):
         (run.path / "status.json").write_text(text)
-        assert contract.summaries(tmp_path)[0].id == run.id
+        assert listing.summaries(tmp_path)[0].id == run.id
     run.write_status(Status().moved("queued"))
     from engine.runs.queue import Queue
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from fault_table import FAULTS
 
-from engine.runs import folder as contract
-from engine.runs import launch
+from engine.runs import launch, listing
+from engine.runs import status as run_status
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -46,9 +46,9 @@ def test_a_worker_that_hangs_is_said_to_stall_and_can_be_killed(machine, monkeyp
     run = machine.run(steps=3, step_s=0.01, hang=2)
     launch.enqueue(run)
     machine.until(lambda: len(machine.steps(run)) == 2)
-    monkeypatch.setattr(contract, "STALL_S", 0.5)
+    monkeypatch.setattr(run_status, "STALL_S", 0.5)
     time.sleep(0.8)
-    (summary,) = contract.summaries(machine.runs)
+    (summary,) = listing.summaries(machine.runs)
     assert (summary.state, summary.stalled) == ("running", True)
     ledger.look(machine.runs, [run.id])
     launch.stop(run)

@@ -17,10 +17,11 @@ import pytest
 
 from engine import files
 from engine.errors import EngineError
-from engine.runs import folder as contract
-from engine.runs import launch, supervisor
+from engine.runs import launch, listing, supervisor
+from engine.runs import status as run_status
 from engine.runs.config import RunConfig
-from engine.runs.folder import RunFolder, create
+from engine.runs.creation import create
+from engine.runs.folder import RunFolder
 from engine.runs.queue import FILE, Queue
 
 
@@ -56,7 +57,7 @@ def test_two_dashboards_a_command_line_and_a_killer(machine, ledger):
             lambda run: launch.hold(run),
             lambda run: launch.release(run),
             lambda run: run.write_label(name=f"named {seed}"),
-            lambda run: contract.summaries(machine.runs),
+            lambda run: listing.summaries(machine.runs),
             lambda run: supervisor.tend(machine.runs),
             lambda run: launch.stop(run, kill=True),
         ]
@@ -92,7 +93,7 @@ def test_two_dashboards_a_command_line_and_a_killer(machine, ledger):
     def settle() -> bool:
         for run in runs:
             queue.hold(run.id, False)
-            if run.state() in contract.RESUMABLE:
+            if run.state() in run_status.RESUMABLE:
                 with contextlib.suppress(EngineError):
                     launch.resume(run)
         supervisor.tend(machine.runs)
@@ -240,11 +241,11 @@ def test_a_thousand_runs_are_listed_within_150_ms(tmp_path):
     from engine.bench import runs as bench
 
     bench.make_runs(tmp_path, 1000, 2)
-    contract.summaries(tmp_path)
+    listing.summaries(tmp_path)
     spent, walls = [], []
     for _ in range(7):
         began, cpu = time.perf_counter(), time.process_time()
-        assert len(contract.summaries(tmp_path)) == 1000
+        assert len(listing.summaries(tmp_path)) == 1000
         walls.append(time.perf_counter() - began)
         spent.append(time.process_time() - cpu)
     print(f"1,000 runs: {1000 * min(spent):.0f} ms of one core, {1000 * min(walls):.0f} ms on the clock")

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from engine.errors import TrainingError
-from engine.runs import folder as contract
-from engine.runs import launch, worker
+from engine.runs import launch, listing, worker
+from engine.runs import status as run_status
 from engine.runs.folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
@@ -77,8 +77,8 @@ def test_a_hung_loader_is_said_to_stall_can_be_killed_and_resumes(tiny, tmp_path
         time.sleep(1.5)
         children = psutil.Process(process.pid).children(recursive=True)
         assert children, "no loader process"
-        monkeypatch.setattr(contract, "STALL_S", 0.5)
-        (summary,) = contract.summaries(run.runs)
+        monkeypatch.setattr(run_status, "STALL_S", 0.5)
+        (summary,) = listing.summaries(run.runs)
         assert (summary.state, summary.stalled) == ("running", True)
         ledger.look(run.runs, [run.id])
         launch.stop(run)

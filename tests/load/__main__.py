@@ -35,7 +35,8 @@ import fabricate  # noqa: E402
 from live_server import Server, serving  # noqa: E402
 
 from engine.runs import launch  # noqa: E402
-from engine.runs.folder import ACTIVE, locate  # noqa: E402
+from engine.runs.folder import locate  # noqa: E402
+from engine.runs.status import ACTIVE  # noqa: E402
 
 LIMIT_S, LIMIT_GROWTH = 2.0, 0.10
 THINK_S = (4.0, 10.0)

@@ -10,12 +10,12 @@ import fabricate
 import pytest
 
 from dashboard import cluster_parts, launch_form
-from engine.runs import folder as run_folder
-from engine.runs import launch
+from engine.runs import boot, launch
+from engine.runs import status as run_status
 from engine.runs.config import RunConfig
 from engine.runs.executors import CLUSTER_FILE, CONTACT_FILE, ray
 from engine.runs.executors.answers import Check
-from engine.runs.folder import Status
+from engine.runs.status import Status
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_the_check_is_shown_line_by_line(app, said, sample, cluster, monkeypatch
 
 
 def test_a_run_nobody_can_ask_about_is_unknown_and_not_failed(app, said, make_run, cluster, monkeypatch):
-    run = make_run(state=run_folder.QUEUED)
-    run.write_status(Status(executor="ray", submission=f"{run.id}.1").moved(run_folder.STARTING))
-    late = run_folder._ticks() + run_folder.START_GRACE_S + 5
-    monkeypatch.setattr(run_folder, "_ticks", lambda: late)
+    run = make_run(state=run_status.QUEUED)
+    run.write_status(Status(executor="ray", submission=f"{run.id}.1").moved(run_status.STARTING))
+    late = boot.ticks() + run_status.START_GRACE_S + 5
+    monkeypatch.setattr(boot, "ticks", lambda: late)
     contact = {"ok": False, "since": time.time() - 60, "message": "The cluster refuses the token."}
     (cluster / CONTACT_FILE).write_text(json.dumps(contact))
     text = said(app("run", id=run.id))

@@ -15,8 +15,7 @@ from dashboard import ensemble_choice, ensemble_cubes, ensemble_members, ensembl
 from dashboard.ensemble_view import OWN, Choice
 from engine.analysis import ensemble, subsets
 from engine.errors import EnsembleError
-from engine.runs import ensembles
-from engine.runs import folder as run_folder
+from engine.runs import creation, ensembles, listing, trash
 from engine.runs.folder import locate, run_folders
 
 
@@ -307,14 +306,14 @@ def test_augmented_predictions_are_what_is_combined_when_the_switch_is_on(three,
     made = {}
     for folder in three[:2]:
         config = folder.config().changed(kind="tta", details={"members": [folder.id]})
-        own = run_folder.create(runs_dir, config, "tta", manifest=folder.manifest())
+        own = creation.create(runs_dir, config, "tta", manifest=folder.manifest())
         table = folder.predictions("val")
         own.write_predictions("val", fabricate.predictions(table, seed=77, skill=2.0))
         made[folder.id] = own.id
     ids = ids_of(three[:2])
     assert ensemble_view.resolved(Choice(ids, tta=True)).members == tuple(made[one] for one in ids)
     assert not set(made.values()) & {
-        one.id for one in ensemble_members.candidates(run_folder.summaries(runs_dir))
+        one.id for one in ensemble_members.candidates(listing.summaries(runs_dir))
     }
     with pytest.raises(EnsembleError, match="test-time augmentation"):
         ensemble_view.resolved(Choice(ids_of(three), tta=True))
@@ -342,18 +341,18 @@ def test_compatibility_is_judged_per_scored_image(three):
 
 
 def test_size_and_latency_are_those_of_weights_and_measurement(three, runs_dir):
-    summaries = {one.id: one for one in run_folder.summaries(runs_dir)}
+    summaries = {one.id: one for one in listing.summaries(runs_dir)}
     assert ensemble_members.cost(three[0].id, summaries).text == ""
     three[0].best.write_bytes(b"0" * 13_000_000)
     status = three[0].status()
     three[0].write_status(replace(status, numbers={**status.numbers, "predict_ms_per_image": 12.4}))
-    summaries = {one.id: one for one in run_folder.summaries(runs_dir)}
+    summaries = {one.id: one for one in listing.summaries(runs_dir)}
     assert ensemble_members.cost(three[0].id, summaries).text == "13 MB · 12 ms/image"
 
 
 def test_a_deleted_member_of_an_ensemble_is_said_and_its_predictions_still_shown(app, said, three, runs_dir):
     saved = ensembles.save_ensemble(three[:2], "mean", "two of them", runs_dir)
-    run_folder.delete(three[0])
+    trash.delete(three[0])
     at = app("ensemble", members=saved.id)
     assert not at.exception
     assert "A member of two of them was deleted" in said(at)

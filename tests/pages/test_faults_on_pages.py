@@ -12,9 +12,10 @@ from dataclasses import replace
 import fabricate
 import pytest
 
-from engine.runs import folder as contract
-from engine.runs import launch, supervisor
-from engine.runs.folder import RunFolder, Status
+from engine.runs import boot, launch, supervisor, trash
+from engine.runs import status as run_status
+from engine.runs.folder import RunFolder
+from engine.runs.status import Status
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def test_a_stale_lock_file_is_no_worker(app, said, make_run):
 
 def test_after_a_reboot_a_start_of_before_is_an_interruption(app, said, make_run):
     run = make_run(state="queued")
-    status = Status().moved(contract.STARTING)
+    status = Status().moved(run_status.STARTING)
     run.write_status(replace(status, ticks={**status.ticks, "boot": "another boot"}))
     assert "The worker is gone without a word" in said(app("run", id=run.id))
 
@@ -60,8 +61,8 @@ def test_a_clock_that_jumps_makes_no_run_stall(app, said, runs_dir, monkeypatch)
 def test_a_worker_that_says_nothing_is_said_to_stall(app, said, runs_dir, monkeypatch):
     with fabricate.running(runs_dir) as run:
         run.write_status(run.status().checked_in())
-        late = contract._ticks() + contract.STALL_S + 60
-        monkeypatch.setattr(contract, "_ticks", lambda: late)
+        late = boot.ticks() + run_status.STALL_S + 60
+        monkeypatch.setattr(boot, "ticks", lambda: late)
         text = said(app("run", id=run.id))
         assert "No sign from the worker for" in text
 
@@ -99,7 +100,7 @@ def test_a_half_written_status_hides_neither_the_run_nor_the_others(app, said, m
 
 def test_a_run_deleted_while_it_is_viewed_can_be_restored_there(app, said, finished_run):
     at = app("run", id=finished_run.id)
-    contract.delete(finished_run)
+    trash.delete(finished_run)
     at.run()
     assert "It was deleted: restore it from the trash" in said(at)
     next(button for button in at.button if button.label == "Restore it").click().run()
@@ -144,7 +145,7 @@ def test_a_cluster_that_is_gone_or_refuses_the_token_is_said_on_the_list(app, sa
     }
     (runs_dir / CONTACT_FILE).write_text(json.dumps(contact))
     assert "No contact since" not in said(app("runs"))  # none of the runs is the cluster's
-    run.write_status(Status(executor="ray").moved(contract.QUEUED))
+    run.write_status(Status(executor="ray").moved(run_status.QUEUED))
     text = said(app("runs"))
     assert "No contact since" in text
     assert "refuses the token" in text

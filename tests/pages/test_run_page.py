@@ -5,8 +5,7 @@ import shutil
 from dataclasses import replace
 
 from engine.errors import TrainingError
-from engine.runs import folder as run_folder
-from engine.runs import forecast
+from engine.runs import forecast, trash
 
 
 def test_an_unknown_id_is_a_sentence(app, said):
@@ -137,7 +136,7 @@ def test_a_name_with_markup_stays_text(app, said, finished_run):
 
 def test_a_run_deleted_while_it_is_looked_at_is_a_sentence(app, said, finished_run):
     at = app("run", id=finished_run.id)
-    run_folder.delete(finished_run)
+    trash.delete(finished_run)
     at.run()
     assert not at.exception
     assert "restore it from the trash" in said(at)

@@ -1,6 +1,6 @@
 """The runs page: every run, filtered from the link, deleted with undo."""
 
-from engine.runs import folder as run_folder
+from engine.runs import trash
 
 
 def test_an_empty_page_says_why_and_what_to_do(app, said):
@@ -61,10 +61,10 @@ def test_a_deleted_run_can_be_brought_back(app, said, finished_run, leaking_run,
     delete = next(button for button in at.button if button.label == "Delete")
     delete.click().run()
     assert not at.exception
-    assert run_folder.trashed(runs_dir) == [leaking_run.id]
+    assert trash.trashed(runs_dir) == [leaking_run.id]
     assert "1 run moved to the trash" in said(at)
     at.button(key="undo_delete").click().run()
-    assert run_folder.trashed(runs_dir) == []
+    assert trash.trashed(runs_dir) == []
     assert not at.exception
 
 

@@ -10,7 +10,8 @@ import fabricate
 import pytest
 
 from dashboard import gate, share_page
-from engine.runs.folder import delete, empty_trash, run_folders
+from engine.runs.folder import run_folders
+from engine.runs.trash import delete, empty_trash
 from engine.share import access, bundle, freeze, views
 from engine.share.views import Part
 

@@ -6,7 +6,7 @@ import subprocess
 import fabricate
 import pytest
 
-from engine.runs import folder as run_folder
+from engine.runs import listing
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_the_button_starts_exactly_what_was_stated(app, sample, runs_dir, monkey
     at = app("train", data=str(sample), seed="0,1", epochs="1", recipe="quick", name="pair", batch_size="8")
     at.button(key="launch").click().run()
     assert not at.exception
-    found = run_folder.summaries(runs_dir)
+    found = listing.summaries(runs_dir)
     assert len(found) == len(started) == 2
     assert {summary.config.training.seed for summary in found} == {0, 1}
     assert len({summary.config.experiment for summary in found}) == 1

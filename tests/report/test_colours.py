@@ -5,13 +5,13 @@ import threading
 from dashboard import widgets
 from engine.report import colours, contents, plots
 from engine.report.theme import RUN_COLOURS
-from engine.runs import folder as run_folder
+from engine.runs import trash
 
 
 def test_a_run_has_one_colour_on_the_pages_and_in_a_report(make_run, runs_dir):
     runs = [make_run(name=f"run {seed}", seed=seed) for seed in range(4)]
     on_pages = widgets.run_colours()
-    run_folder.delete(runs[0])
+    trash.delete(runs[0])
     told = contents.collect([runs[3], runs[1]], title="Two of them", pictures=0, draws=50)
     reported = told.colours
     assert reported == {run.id: on_pages[run.id] for run in (runs[3], runs[1])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,8 +17,9 @@ import pytest
 
 from engine.runs import supervisor
 from engine.runs.config import RunConfig
+from engine.runs.creation import create
 from engine.runs.executors import local
-from engine.runs.folder import RunFolder, create
+from engine.runs.folder import RunFolder
 
 
 class Machine:
@@ -113,3 +115,30 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
     for child in supervisor._started:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(5)
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return create(tmp_path / "runs", RunConfig(name="first"), "tf_efficientnet_lite0")
+
+
+def _hold(path, ready):
+    with RunFolder(path).hold():
+        ready.set()
+        time.sleep(60)
+
+
+@pytest.fixture
+def holder(run):
+    """Another process that holds the run's lock. It waits for nothing: an Event whose waiter was killed
+    blocks whoever sets it, for ever."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_hold, args=(run.path, ready))
+    process.start()
+    try:
+        assert ready.wait(60)
+        yield process
+    finally:
+        process.kill()
+        process.join(20)

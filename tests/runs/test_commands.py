@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from engine import cli
-from engine.runs import commands, launch, supervisor
+from engine.runs import commands, launch, supervisor, trash
 from engine.runs import folder as contract
 from engine.runs.executors import CLUSTER_FILE, CONTACT_FILE
 from engine.runs.executors.jobs import Cluster, cluster_of, connect
@@ -94,7 +94,7 @@ def test_the_trash_is_listed_and_emptied(machine, waiting, capsys):
         "trash": [],
         "deleted": 1,
     }
-    assert contract.trashed(machine.runs) == []
+    assert trash.trashed(machine.runs) == []
 
 
 def test_a_cluster_is_connected_shown_changed_and_forgotten(machine, head, capsys):

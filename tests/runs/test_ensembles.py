@@ -69,7 +69,7 @@ def test_members_that_share_no_test_image_are_refused_with_the_reason(make_run, 
 
 
 def test_a_deleted_member_leaves_the_ensemble_its_predictions(make_run, runs_dir):
-    from engine.runs.folder import delete
+    from engine.runs.trash import delete
 
     members = [make_run(name=str(seed), seed=seed) for seed in range(2)]
     saved = locate(runs_dir, ensembles.ensemble_runs(members, "mean", name="both").as_record()["id"])

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from engine.runs import experiments, results
-from engine.runs.folder import RunFolder, summaries
+from engine.runs.folder import RunFolder
+from engine.runs.listing import summaries
 
 
 @pytest.fixture

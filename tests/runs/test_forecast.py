@@ -10,7 +10,7 @@ import pytest
 from engine.errors import TrainingError
 from engine.runs import forecast, launch
 from engine.runs.config import RunConfig
-from engine.runs.folder import Status
+from engine.runs.status import Status
 
 
 def test_an_answer_is_read_from_the_last_line():

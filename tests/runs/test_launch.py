@@ -14,8 +14,8 @@ import fabricate
 import pytest
 
 from engine.errors import ConfigError, RunError
+from engine.runs import creation, launch, listing, supervisor, trash
 from engine.runs import folder as contract
-from engine.runs import launch, supervisor
 from engine.runs.config import RunConfig
 from engine.runs.executors import local
 from engine.runs.folder import RunFolder
@@ -34,7 +34,7 @@ def test_start_returns_within_a_second_and_its_status_is_there(machine, tmp_path
     run = launch.start(config, machine.runs, manifest=manifest)
     took = time.perf_counter() - began
     assert run.state() in ("queued", "starting", "running")
-    assert run.id in {summary.id for summary in contract.summaries(machine.runs)}
+    assert run.id in {summary.id for summary in listing.summaries(machine.runs)}
     print(f"start: {took:.2f} s until the status is there")
     assert took < 1.0
     machine.until_state(run, "completed")
@@ -193,16 +193,16 @@ def test_a_deleted_waiting_run_leaves_the_queue_and_comes_back_stopped(machine, 
     assert Queue(machine.runs).entries() == []
     with pytest.raises(RunError, match="restore it from the trash"):
         contract.locate(machine.runs, run.id)
-    assert contract.restore(machine.runs, run.id).state() == "stopped"
+    assert trash.restore(machine.runs, run.id).state() == "stopped"
 
 
 def test_a_run_being_worked_on_cannot_be_deleted(machine):
     run = machine.run()
     with run.hold(), pytest.raises(RunError, match="already being worked on"):
-        contract.delete(run)
+        trash.delete(run)
     run.write_status(run.status().moved("starting"))
     with pytest.raises(RunError, match="is being worked on"):
-        contract.delete(run)
+        trash.delete(run)
 
 
 def test_a_held_run_waits_until_it_is_released(machine, monkeypatch):
@@ -219,10 +219,10 @@ def test_a_held_run_waits_until_it_is_released(machine, monkeypatch):
 
 
 READ_ONLY_ACTS = {
-    "start": lambda runs, run: contract.create(runs, RunConfig(), "x"),
+    "start": lambda runs, run: creation.create(runs, RunConfig(), "x"),
     "stop": lambda runs, run: launch.stop(run),
     "rename": lambda runs, run: run.write_label(name="other"),
-    "delete": lambda runs, run: contract.delete(run),
+    "delete": lambda runs, run: trash.delete(run),
     "queue": lambda runs, run: launch.enqueue(run),
     "auto": lambda runs, run: launch.auto_resume(runs, True),
 }
@@ -232,7 +232,7 @@ sys.path[:0] = sys.argv[1:3]
 import test_launch as tests
 from pathlib import Path
 from engine.errors import ConfigError, RunError
-from engine.runs import folder, queue
+from engine.runs import folder, listing, queue
 runs = Path(sys.argv[3])
 if os.getuid() == 0:  # root may write anywhere
     os.setgid(65534), os.setuid(65534)
@@ -242,7 +242,7 @@ for name, act in tests.READ_ONLY_ACTS.items():
         print(name, "was done")
     except RunError as error:
         print(name, error.kind, error)
-print(len(folder.summaries(runs)), queue.Queue(runs).entries())
+print(len(listing.summaries(runs)), queue.Queue(runs).entries())
 """
 
 
@@ -251,7 +251,7 @@ def test_a_read_only_runs_folder_is_said_in_a_sentence_and_can_be_looked_at():
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as place:
         runs = Path(place) / "runs"
-        contract.create(runs, RunConfig(), "x")
+        creation.create(runs, RunConfig(), "x")
         Path(place).chmod(0o755)
         for path in [*runs.rglob("*"), runs]:
             path.chmod(0o555 if path.is_dir() else 0o444)
@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_no_half_made_run(machine, monkeypatch):
 
     monkeypatch.setattr(contract.files, "replace_file", full)
     with pytest.raises(RunError, match="No space left") as caught:
-        contract.create(machine.runs, RunConfig(), "x")
+        creation.create(machine.runs, RunConfig(), "x")
     assert caught.value.kind == "disk_full"
     assert "Free disk space" in str(caught.value)
     assert list(machine.runs.iterdir()) == []

@@ -6,7 +6,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from engine.runs.config import RunConfig
-from engine.runs.folder import RunFolder, create
+from engine.runs.creation import create
+from engine.runs.folder import RunFolder
 from engine.runs.queue import FILE, ORDER_FILE, Queue
 
 

@@ -16,8 +16,8 @@ from engine.runs import launch, supervisor
 from engine.runs.executors import CLUSTER_FILE, local, preflight, ray
 from engine.runs.executors.jobs import Cluster, Jobs, connect
 from engine.runs.executors.ray import Keeper
-from engine.runs.folder import START_GRACE_S
 from engine.runs.queue import Queue
+from engine.runs.status import START_GRACE_S
 
 
 def queued(machine, name="run", **details):
@@ -172,13 +172,13 @@ def test_a_head_that_is_gone_while_a_job_runs_is_no_failure(machine, head):
 
 
 def test_a_start_without_contact_is_unknown_and_never_failed(machine, head, monkeypatch):
-    from engine.runs import folder as contract
+    from engine.runs import boot
 
     head.auto = False
     run = queued(machine)
     Keeper(machine.runs).turn()
-    late = contract._ticks() + START_GRACE_S + 5
-    monkeypatch.setattr(contract, "_ticks", lambda: late)
+    late = boot.ticks() + START_GRACE_S + 5
+    monkeypatch.setattr(boot, "ticks", lambda: late)
     assert run.state() == "unknown"
     Keeper(machine.runs).turn()  # contact again: the job is known there and still pending
     assert run.state() == "starting"

@@ -10,8 +10,8 @@ import pytest
 from engine.errors import RunError
 from engine.runs import catalog, launch, presets
 from engine.runs.config import RunConfig
-from engine.runs.folder import FAILED
 from engine.runs.remedies import remedy
+from engine.runs.status import FAILED
 
 
 def failed(kind: str, **changes):

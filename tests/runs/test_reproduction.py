@@ -11,7 +11,9 @@ from engine import cli
 from engine.errors import ConfigError
 from engine.runs import catalog, launch, reproduction, supervisor, worker
 from engine.runs.config import RunConfig
-from engine.runs.folder import QUEUED, RunFolder, summaries
+from engine.runs.folder import RunFolder
+from engine.runs.listing import summaries
+from engine.runs.status import QUEUED
 
 
 def test_the_ten_models_and_six_ensembles_are_the_published_rows():

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.runs import folder as contract
-from engine.runs import launch, resources, supervisor
+from engine.runs import launch, resources, supervisor, trash
 from engine.runs.executors import local
-from engine.runs.folder import START_GRACE_S, RunFolder
+from engine.runs.folder import RunFolder
 from engine.runs.queue import FILE, Queue
+from engine.runs.status import START_GRACE_S
 
 pytestmark = pytest.mark.slow
 
@@ -279,11 +279,11 @@ def test_a_run_deleted_while_it_waits_is_passed_over(machine):
     queue = Queue(machine.runs)
     queue.add(gone.id)
     queue.add(left.id)
-    contract.delete(gone)
+    trash.delete(gone)
     supervisor.ensure(machine.runs)
     machine.until_state(left, "completed")
     machine.until(lambda: not queue.entries())
-    back = contract.restore(machine.runs, gone.id)
+    back = trash.restore(machine.runs, gone.id)
     assert back.state() == "queued"
     assert Queue(machine.runs).reconcile() == [gone.id]
     supervisor.ensure(machine.runs)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from engine.errors import TrainingError
-from engine.runs import reporter, worker
+from engine.runs import boot, reporter, worker
 from engine.runs.executors import local
 from engine.runs.folder import RunFolder
 from engine.runs.resources import Gpu, Meter, _visible
@@ -113,7 +113,7 @@ def test_an_engine_error_keeps_its_own_words(machine, monkeypatch):
 
 def test_a_kind_without_a_worker_fails_instead_of_hanging(machine):
     from engine.runs.config import RunConfig
-    from engine.runs.folder import create
+    from engine.runs.creation import create
 
     run = create(machine.runs, RunConfig(kind="ensemble", name="e"), "ensemble")
     assert worker.work(run.path) == worker.EXIT_INTERNAL
@@ -209,7 +209,7 @@ def test_signals_only_ask_and_the_handlers_before_come_back(machine, monkeypatch
 
 def test_a_process_id_given_away_is_not_taken_for_the_worker(machine):
     run = machine.run()
-    mine = local.identity()
+    mine = boot.identity()
     assert local.is_worker(mine, run)
     assert not local.is_worker({**mine, "started": mine["started"] + 1}, run)
     assert not local.is_worker({**mine, "boot_id": "another"}, run)
@@ -294,7 +294,8 @@ def test_an_old_status_without_the_newer_fields_is_read(machine):
 
 def test_an_exit_code_follows_the_error_tree():
     from engine.errors import DataError, WeightsError
-    from engine.runs.worker import EXIT_CODES, EXIT_INTERNAL, exit_code
+    from engine.runs.exit_codes import EXIT_CODES, EXIT_INTERNAL
+    from engine.runs.worker import exit_code
 
     assert exit_code(WeightsError("x", kind="hub")) == EXIT_CODES["weights"]
     assert exit_code(DataError("x", kind="unreadable")) == EXIT_CODES["data"]

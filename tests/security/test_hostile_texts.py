@@ -15,6 +15,7 @@ from dashboard import compare_view, gallery, selection, widgets
 from engine import files
 from engine.analysis import importing
 from engine.errors import EngineError, RunError, ShareError
+from engine.runs import creation, listing
 from engine.runs import folder as contract
 from engine.runs.config import RunConfig
 from engine.share import views
@@ -33,7 +34,7 @@ HOSTILE = st.one_of(st.text(max_size=80), PATHS, PATHS.map(lambda path: f"202611
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("hostile") / "runs"
-    contract.create(root, RunConfig(name="first"), "first")
+    creation.create(root, RunConfig(name="first"), "first")
     (root.parent / "secret.json").write_text("{}")
     return root
 
@@ -58,7 +59,7 @@ def test_no_text_is_a_view_outside_its_folder(runs, text):
 @SETTINGS
 @given(text=HOSTILE)
 def test_an_id_made_from_any_text_is_safe(text):
-    assert contract.ID_PATTERN.fullmatch(contract.new_id(text))
+    assert contract.ID_PATTERN.fullmatch(creation.new_id(text))
 
 
 @SETTINGS
@@ -69,7 +70,7 @@ def test_a_name_is_kept_as_text_and_shown_as_text(runs, text):
         run.write_label(name=text)
     except EngineError:
         return
-    assert contract.summaries(runs)[0].id == run.id
+    assert listing.summaries(runs)[0].id == run.id
     for shown in (widgets.plain(run.name), widgets.plain(text)):
         assert not set(shown) & set("<>\"'")
     assert (

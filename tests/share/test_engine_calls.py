@@ -8,8 +8,7 @@ import fabricate
 import pytest
 
 from engine.errors import AccessError
-from engine.runs import folder as run_folder
-from engine.runs import launch, results
+from engine.runs import launch, results, trash
 from engine.runs.config import RunConfig
 from engine.runs.queue import Queue
 from engine.share import access
@@ -33,7 +32,7 @@ def test_a_viewer_changes_nothing(tmp_path, request):
     done = fabricate.run(runs, epochs=1)
     queued = fabricate.run(runs, name="waits", state="queued")
     gone = fabricate.run(runs, name="gone", epochs=1)
-    run_folder.delete(gone)
+    trash.delete(gone)
     source = tmp_path / "theirs.csv"
     done.predictions("test").to_csv(source, index=False)
     before = snapshot(runs)
@@ -48,10 +47,10 @@ def test_a_viewer_changes_nothing(tmp_path, request):
         "auto_resume": lambda: launch.auto_resume(runs, True),
         "move": lambda: Queue(runs).move(queued.id, 0),
         "prioritize": lambda: Queue(runs).prioritize(queued.id, 1),
-        "delete": lambda: run_folder.delete(done),
+        "delete": lambda: trash.delete(done),
         "delete waiting": lambda: launch.delete(queued),
-        "restore": lambda: run_folder.restore(runs, gone.id),
-        "empty the trash": lambda: run_folder.empty_trash(runs),
+        "restore": lambda: trash.restore(runs, gone.id),
+        "empty the trash": lambda: trash.empty_trash(runs),
         "rename": lambda: done.write_label(name="mine"),
         "import": lambda: results.import_predictions([source], "theirs", runs),
         "pool": lambda: results.pool_folds([done], "pooled", runs),
@@ -66,10 +65,10 @@ def test_a_viewer_changes_nothing(tmp_path, request):
 def test_what_an_editor_does_is_written_down(tmp_path):
     runs = tmp_path / "runs"
     run = fabricate.run(runs, epochs=1)
-    run_folder.delete(run)
-    run_folder.restore(runs, run.id)
-    run_folder.delete(run)
-    run_folder.empty_trash(runs)
+    trash.delete(run)
+    trash.restore(runs, run.id)
+    trash.delete(run)
+    trash.empty_trash(runs)
     rows = access.read_log(runs)
     assert [row["action"] for row in rows] == ["empty trash", "delete", "restore", "delete"]
     assert {row["target"] for row in rows} == {run.id}

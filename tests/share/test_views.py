@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from engine.errors import AccessError, ShareError
-from engine.runs.folder import delete, empty_trash
+from engine.runs.trash import delete, empty_trash
 from engine.share import access, freeze, views
 from engine.share.views import Part
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import tiny_runs
 
 from engine.runs import worker
-from engine.runs.folder import QUEUED, RunFolder
+from engine.runs.folder import RunFolder
 from engine.runs.reporter import Reporter
+from engine.runs.status import QUEUED
 from engine.training import loop  # noqa: F401 - imported once, for all lives
 
 

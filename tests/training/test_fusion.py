@@ -125,7 +125,7 @@ def test_a_fusions_map_explains_its_own_logit_through_the_mlp(make_run, members)
 
 def test_a_fusion_whose_member_is_gone_says_so_and_keeps_its_predictions(make_run, members):
     from engine.errors import RunError
-    from engine.runs.folder import delete
+    from engine.runs.trash import delete
 
     fused = make_run(kind="fusion", details={"members": [folder.id for folder in members], "epochs": 1})
     fuse(fused)

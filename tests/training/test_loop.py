@@ -315,7 +315,8 @@ def test_an_image_damaged_while_the_run_was_stopped_is_named_and_put_back_it_goe
 
 
 def test_weights_that_cannot_be_fetched_end_the_run_with_what_to_do(make_run, monkeypatch):
-    from engine.runs.worker import EXIT_CODES, exit_code
+    from engine.runs.exit_codes import EXIT_CODES
+    from engine.runs.worker import exit_code
     from engine.training import models
 
     monkeypatch.setattr(models, "_in_hub_cache", lambda record: False)

@@ -18,7 +18,8 @@ from engine.data.manifest import Manifest
 from engine.runs import catalog
 from engine.runs.catalog import Architecture
 from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
-from engine.runs.folder import RunFolder, create
+from engine.runs.creation import create
+from engine.runs.folder import RunFolder
 from engine.runs.reporter import Reporter
 
 TINY = Architecture("test_efficientnet", "test_efficientnet.r160_in1k", "Tiny", "Tests", 32)

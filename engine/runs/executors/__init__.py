@@ -14,7 +14,8 @@ from typing import Protocol
 
 from engine.errors import ConfigError, EngineError, RunError
 from engine.runs.executors.answers import Check, Job
-from engine.runs.folder import BUSY, LOCAL, RunFolder
+from engine.runs.folder import BUSY, RunFolder
+from engine.runs.status import LOCAL
 
 CLUSTER_FILE = ".cluster.json"
 CONTACT_FILE = ".cluster-contact.json"

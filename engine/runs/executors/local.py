@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from engine.errors import EngineError, RunError
-from engine.runs import resources
+from engine.runs import boot, resources
 from engine.runs.executors.answers import ABSENT, RUNNING, Check, Job
-from engine.runs.folder import STARTING, WORKING, RunFolder, boot_id, lock_is_held, writing
+from engine.runs.folder import RunFolder, lock_is_held, writing
+from engine.runs.status import STARTING, WORKING
 
 if TYPE_CHECKING:
     import psutil
@@ -199,22 +200,12 @@ def _launcher(process: psutil.Process, folder: RunFolder) -> psutil.Process:
     return process
 
 
-def identity() -> dict[str, object]:
-    """This process, so that another one can tell later whether it is still the same."""
-    return {
-        "pid": os.getpid(),
-        "host": platform.node(),
-        "boot_id": boot_id(),
-        "started": _started(os.getpid()),
-    }
-
-
 def is_worker(worker: dict, folder: RunFolder) -> bool:
     """Is the process that a status names still that process? A process id may have been given away since."""
     pid = int(worker.get("pid") or 0)
-    if not pid or worker.get("boot_id") != boot_id():
+    if not pid or worker.get("boot_id") != boot.boot_id():
         return False
-    started = _started(pid)
+    started = boot.started(pid)
     if worker.get("started") and started:
         return started == worker["started"]
     import psutil
@@ -223,12 +214,3 @@ def is_worker(worker: dict, folder: RunFolder) -> bool:
         return any(folder.id in word for word in psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
-
-
-def _started(pid: int) -> int:
-    """When a process began, in ticks since boot: together with its id unique; 0 where it is not told."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    return int(words.rpartition(")")[2].split()[19])

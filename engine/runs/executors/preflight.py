@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from engine import files
-from engine.runs.folder import provenance
+from engine.runs.provenance import provenance
 
 QUESTION, ANSWER, LOCK, DONE = "question.json", "answer.json", "node.lock", "done"
 HOLD_S = 60.0

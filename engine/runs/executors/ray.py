@@ -29,22 +29,10 @@ from engine.errors import EngineError, RunError
 from engine.runs.executors import CONTACT_FILE, preflight
 from engine.runs.executors.answers import ABSENT, JOB_FAILED, PENDING, RUNNING, UNKNOWN_JOB, Check, Job
 from engine.runs.executors.jobs import Cluster, Jobs, cluster_of, token
-from engine.runs.folder import (
-    FAILED,
-    ID_PATTERN,
-    INTERRUPTED,
-    QUEUED,
-    STARTING,
-    STOPPED,
-    UNKNOWN,
-    WORKING,
-    RunFolder,
-    Status,
-    lock_is_held,
-    provenance,
-    writing,
-)
+from engine.runs.folder import ID_PATTERN, RunFolder, lock_is_held, writing
+from engine.runs.provenance import provenance
 from engine.runs.queue import Entry, Queue, requeue
+from engine.runs.status import FAILED, INTERRUPTED, QUEUED, STARTING, STOPPED, UNKNOWN, WORKING, Status
 
 NAME = "ray"
 STOP_WAIT_S = 120

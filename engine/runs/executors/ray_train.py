@@ -10,8 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-from engine.runs.folder import COMPLETED, STOPPED, RunFolder
-from engine.runs.worker import EXIT_COMPLETED, EXIT_INTERNAL, EXIT_STOPPED, work
+from engine.runs.exit_codes import EXIT_COMPLETED, EXIT_INTERNAL, EXIT_STOPPED
+from engine.runs.folder import RunFolder
+from engine.runs.status import COMPLETED, STOPPED
+from engine.runs.worker import work
 
 
 def main(place: Path, processes: int, cpus: float, gpus: float) -> int:
