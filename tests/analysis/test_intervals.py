@@ -106,7 +106,7 @@ def test_bca_agrees_with_scipy_on_one_sample():
         tuple("x" * 40),
     )
     groups = draws.clusters(result)
-    measure = draws._Ratio(values, np.ones(40))
+    measure = draws.Ratio(values, np.ones(40))
     weights = draws.draw_weights(groups, 20000, 0)
     ours = intervals.bca_interval(
         values.mean(), measure.at(weights), measure.at(draws.jackknife_weights(groups)), groups
