@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from engine.allocator import kept_memory
 from engine.errors import EngineError, RunError
 from engine.runs.config import EXECUTED
 from engine.runs.exit_codes import EXIT_BUSY, EXIT_CODES, EXIT_COMPLETED, EXIT_INTERNAL, EXIT_STOPPED
@@ -134,7 +135,8 @@ def _execute(folder: RunFolder, report: Reporter) -> int:
                 outcome = STOPPED
             else:
                 report.begin(config.training.epochs)
-                outcome = _job(config.kind)(folder, report)
+                with kept_memory():
+                    outcome = _job(config.kind)(folder, report)
         except Exception as error:
             traceback.print_exc()
             record = failure(error)

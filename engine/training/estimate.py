@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from engine.allocator import kept_memory
 from engine.data.manifest import COLUMNS, Manifest
 from engine.errors import EngineError
 from engine.runs import presets
@@ -125,7 +126,8 @@ def _made_up(classes: tuple[str, ...], train: int, val: int) -> Manifest:
 def main() -> None:
     request = json.load(sys.stdin)
     try:
-        found = probe(RunConfig.from_record(request["config"]), *request["counts"])
+        with kept_memory():  # as a worker does
+            found = probe(RunConfig.from_record(request["config"]), *request["counts"])
         answer = {"estimate": asdict(found)}
     except EngineError as error:
         answer = {"error": error.as_record()}
