@@ -14,7 +14,15 @@ import pandas as pd
 
 from engine.analysis import metrics
 from engine.analysis.alignment import Aligned, align
-from engine.analysis.predictions import CLIP, GROUP_COLUMNS, labels, logits, probabilities, validate
+from engine.analysis.predictions import (
+    CLIP,
+    GROUP_COLUMNS,
+    labels,
+    logits,
+    probabilities,
+    softmax,
+    validate,
+)
 from engine.errors import EnsembleError, shorten
 
 DIGITS = 12  # probabilities are rounded to this, so that a tie is a tie on every machine
@@ -377,11 +385,6 @@ def _vote(probs: np.ndarray, share: np.ndarray, tie_rule: str) -> tuple[np.ndarr
         votes[rows] -= TIE_NUDGE * losers
         votes[rows, winner[rows]] += TIE_NUDGE * losers.sum(axis=1)
     return votes, tied
-
-
-def softmax(values: np.ndarray) -> np.ndarray:
-    shifted = np.exp(values - values.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def _ranks(probs: np.ndarray) -> np.ndarray:

@@ -29,8 +29,8 @@ from engine.analysis.ensemble import (
     outcomes,
     predictions_table,
     shares,
-    softmax,
 )
+from engine.analysis.predictions import softmax
 from engine.errors import EnsembleError, shorten
 
 

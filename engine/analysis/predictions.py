@@ -36,6 +36,12 @@ def logits(table: pd.DataFrame) -> np.ndarray:
     return np.column_stack([table[f"logit_{name}"].to_numpy(dtype=float) for name in classes_of(table)])
 
 
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Probabilities of logits (..., classes): the last axis sums to one."""
+    shifted = np.exp(values - values.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
 def labels(table: pd.DataFrame) -> np.ndarray:
     """True class per image as an index into `classes_of(table)`; -1 where the label is unknown."""
     column = table["label"].astype(str)

@@ -28,6 +28,7 @@ import torch
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
 
+from engine.analysis.predictions import softmax
 from engine.data.preprocessing import Preprocessing
 from engine.errors import ExplainError
 from engine.explain import geometry as geometries
@@ -180,14 +181,13 @@ def _batches(
 
 def _explanation(job: _Job, image: np.ndarray, seen: _Seen) -> Explanation:
     logits = np.asarray(seen.logits) / seen.views
-    shifted = np.exp(logits - logits.max())
     classes = tuple(job.loaded.classes)
     raw = seen.raw() if job.loaded.geometry == "tiles" else seen.raw()[0]
     return Explanation(
         raw=np.ascontiguousarray(raw, dtype=np.float32),
         height=image.shape[0],
         width=image.shape[1],
-        probabilities=shifted / shifted.sum(),
+        probabilities=softmax(logits),
         logits=logits,
         classes=classes,
         target=classes[int(logits.argmax())] if job.target == methods.PREDICTED else job.target,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from engine.analysis import metrics
-from engine.analysis.predictions import labels, logits
+from engine.analysis.predictions import labels, logits, softmax
 from engine.errors import EngineError
 from engine.runs.folder import RunFolder
 
@@ -43,8 +43,7 @@ class Calibration:
 
     def probabilities(self, values: np.ndarray) -> np.ndarray:
         """Softmax of logits (images, classes) at this temperature."""
-        shifted = np.exp((values - values.max(axis=1, keepdims=True)) / self.temperature)
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        return softmax(values / self.temperature)
 
     def __str__(self) -> str:
         if not self.applied:

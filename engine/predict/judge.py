@@ -140,7 +140,7 @@ def judges(folder: RunFolder) -> dict[str, RunFolder]:
     """The runs that look at the images, by id: networks and fusions, itself or an ensemble's members (and theirs).
 
     Raises:
-        RunError: there is none, or a member is gone.
+        RunError: there is none, or a member is gone. EnsembleError: it can only rank images of one set.
     """
     config = folder.config()
     if config.kind in (*NETWORKS, "fusion", "tta"):
@@ -150,6 +150,12 @@ def judges(folder: RunFolder) -> dict[str, RunFolder]:
             f"The run {folder.name} has no network",
             found=f"a run of kind {config.kind}",
             remedy="Choose a trained run, or an ensemble or fusion of trained runs",
+        )
+    if config.details["method"] == "rank":
+        raise EnsembleError(
+            f"{folder.name} cannot judge new images",
+            found="a rank mean, which places images of one set beside each other: an answer would depend on what else is judged",
+            remedy="Save the same members as a mean or a geometric mean",
         )
     found: dict[str, RunFolder] = {}
     for run_id in config.details["members"]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from engine.analysis.predictions import softmax
 from engine.errors import PredictionsError
 from engine.progress import Progress
 from engine.training.models import LoadedModel
@@ -84,12 +85,6 @@ def _forward(loaded: LoadedModel, images: np.ndarray) -> np.ndarray:
         total = result if total is None else total + result
     assert total is not None
     return (total / len(flips)).cpu().numpy().astype(np.float64)
-
-
-def softmax(values: np.ndarray) -> np.ndarray:
-    """Probabilities of logits, rows sum to one."""
-    shifted = np.exp(values - values.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def predictions_table(rows: pd.DataFrame, values: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine.analysis import metrics
-from engine.analysis.predictions import confusion
+from engine.analysis.predictions import confusion, softmax
 from engine.data import cache
 from engine.data.augment import sample_seed
 from engine.errors import WeightsError
@@ -28,7 +28,7 @@ from engine.runs.reporter import Reporter
 from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, failures
 from engine.training.device import Device, choose, make_deterministic
-from engine.training.evaluate import logits, predictions_table, softmax
+from engine.training.evaluate import logits, predictions_table
 from engine.training.frozen import Backbone
 from engine.training.loading import batches
 from engine.training.loop import Part, StopRequested, Tally, parts_of

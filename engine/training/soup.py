@@ -19,7 +19,7 @@ from timm.layers.drop import DropPath
 from torch.optim.swa_utils import update_bn
 
 from engine.analysis import metrics
-from engine.analysis.predictions import confusion
+from engine.analysis.predictions import confusion, softmax
 from engine.data import cache
 from engine.data.manifest import Manifest
 from engine.errors import EnsembleError
@@ -29,7 +29,7 @@ from engine.runs.reporter import Reporter
 from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, failures
 from engine.training.device import choose, make_deterministic
-from engine.training.evaluate import logits, predictions_table, softmax
+from engine.training.evaluate import logits, predictions_table
 from engine.training.loop import Part, StopRequested, parts_of
 from engine.training.models import LoadedModel, load_run_model
 

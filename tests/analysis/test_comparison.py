@@ -137,6 +137,7 @@ def test_holm_equals_statsmodels():
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
     assert np.isnan(holm([0.01, float("nan")])[1])
     assert holm([0.01, float("nan")])[0] == 0.01
+    assert holm([0.6, 0.7]) == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,14 @@ def test_exact_sign_flip_equals_exchanging_cases_one_by_one(name):
     gaps = [score(np.array(s)) - score(1 - np.array(s)) for s in product([0, 1], repeat=6)]
     expected = np.mean(np.abs(gaps) >= abs(gaps[0]) - 1e-9)
     assert sign_flip(name, a, b) == pytest.approx(expected)
+
+
+def test_twelve_cases_are_exchanged_in_every_way_and_thirteen_at_random():
+    for cases, exact in ((12, True), (13, False)):
+        both = align({"a": entry_table(0, cases, 1.0), "b": entry_table(1, cases, 0.5)})
+        a, b = (metrics.outcome(table) for table in both.tables.values())
+        share = sign_flip("brier", a, b) * 2**cases
+        assert (abs(share - round(share)) < 1e-6) == exact
 
 
 def test_sign_flip_tells_a_real_difference_from_noise():

@@ -101,6 +101,29 @@ def test_geometric_mean_by_hand():
     assert combine(probs, "geometric").probabilities[0] == pytest.approx(expected / expected.sum())
 
 
+def test_rank_mean_by_hand():
+    """Benign decisions share 0 to 1/2 by rank, malignant ones 1/2 to 1; equal probabilities share a rank."""
+    positive = np.array([[0.1, 0.3, 0.3, 0.6, 0.9], [0.8, 0.2, 0.4, 0.7, 0.9]])
+    probs = np.stack([1 - positive, positive], axis=2)
+    one = [1 / 12, 1 / 3, 1 / 3, 0.625, 0.875]
+    two = [0.75, 0.125, 0.375, 7 / 12, 11 / 12]
+    assert combine(probs[:1], "rank").probabilities[:, 1] == pytest.approx(one)
+    assert combine(probs[1:], "rank").probabilities[:, 1] == pytest.approx(two)
+    assert combine(probs, "rank").probabilities[:, 1] == pytest.approx((np.array(one) + two) / 2)
+    several = np.array([[[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]])
+    ranks = np.array([[0.25, 0.5, 0.75], [0.75, 0.5, 0.25]])
+    assert combine(several, "rank").probabilities == pytest.approx(ranks / 1.5)
+
+
+@pytest.mark.parametrize("method", [name for name in ensemble.METHODS if name != "rank"])
+def test_what_is_said_of_an_image_does_not_depend_on_the_others(method):
+    source = cube(member_tables(3))
+    fitted = fit(method, source)
+    whole = combine(source, method, fitted=fitted)
+    alone = combine(source.take(np.arange(5, 9)), method, fitted=fitted)
+    assert np.allclose(alone.probabilities, whole.probabilities[5:9], atol=1e-11)
+
+
 def test_rank_mean_of_one_member_keeps_its_decisions_and_order():
     source = cube(member_tables(1))
     ranked = combine(source, "rank").probabilities
@@ -246,6 +269,34 @@ def test_a_fitted_method_never_learns_from_the_test_images_of_another_fold():
             ensemble_predictions(test, "stacking", validation=validation)
         assert said in str(error.value)
     assert len(ensemble_predictions(test, "mean", validation=fewer)[0]) == len(test["m0"])
+
+
+def test_optimism_counts_every_image_of_unknown_case_as_a_case_of_its_own():
+    """Two members that answer by case: the nested score must see as many units as there are."""
+    tables = member_tables(2, cases=8)
+    for table in tables.values():
+        table.loc[table["case"].isin(["14-6", "14-7"]), "case"] = ""
+    validation = cube(tables)
+    seen = {}
+
+    def spy(case, label, images, folds, generator, _deal=subsets._random_folds):
+        seen["images"], seen["cases"] = images, len(np.unique(case))
+        return _deal(case, label, images, folds, generator)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subsets, "_random_folds", spy)
+        found = subsets.search_optimism(validation, repeats=1)
+    assert seen["cases"] == 6 + 12
+    assert sorted(seen["images"]) == [1] * 12 + [6] * 6
+    assert found.tried == 6
+    assert found.apparent == pytest.approx(search(validation).score[0])
+    assert found.optimism == pytest.approx(found.apparent - found.nested)
+
+
+def test_balanced_accuracy_by_units_weighs_classes_alike():
+    right = np.array([[3.0, 1.0, 2.0], [0.0, 4.0, 2.0]])
+    found = subsets._weighted_balanced(right, np.array([3.0, 5.0, 4.0]), np.array([0, 1, 1]))
+    assert found == pytest.approx([(1 + 3 / 9) / 2, (0 + 6 / 9) / 2])
 
 
 def test_a_case_of_two_labels_is_searched_or_judged_never_both():

@@ -92,27 +92,79 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     assert first != intervals.estimate(table, "auroc", seed=1)
 
 
-def test_bca_agrees_with_scipy_on_one_sample():
+def cases_of(*sizes: int) -> draws.Clusters:
+    """Units of so many cases per class, an image each."""
+    stratum = np.repeat(np.arange(len(sizes)), sizes)
+    return draws.Clusters(np.arange(len(stratum)), stratum, "case")
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_bca_agrees_with_scipy_on_one_sample(side):
+    """Values with a long tail to one side: acceleration moves both ends, and its sign matters."""
     from scipy import stats
 
-    rng = np.random.default_rng(0)
-    values = rng.gamma(2.0, size=40)
-    result = metrics.Outcome(
-        ("a", "b"),
-        np.ones(40, int),
-        np.tile([0.0, 1.0], (40, 1)),
-        np.ones(40, int),
-        np.arange(40),
-        tuple("x" * 40),
-    )
-    groups = draws.clusters(result)
+    values = side * np.random.default_rng(0).gamma(0.5, size=40)
+    groups = cases_of(40)
     measure = draws.Ratio(values, np.ones(40))
     weights = draws.draw_weights(groups, 20000, 0)
+    plain = intervals.percentile_interval(measure.at(weights))
     ours = intervals.bca_interval(
         values.mean(), measure.at(weights), measure.at(draws.jackknife_weights(groups)), groups
     )
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="BCa", rng=1).confidence_interval
-    assert ours == pytest.approx(tuple(theirs), abs=0.02)
+    assert ours == pytest.approx(tuple(theirs), abs=0.006)
+    assert side * (ours[0] - plain[0]) > 0.008  # what BCa does at all, and to which side
+    assert side * (ours[1] - plain[1]) > 0.008
+
+
+def test_a_jackknife_leaves_one_case_out_and_keeps_the_size_of_its_class():
+    weights = draws.jackknife_weights(cases_of(3, 4))
+    assert (np.diag(weights) == 0).all()
+    assert np.allclose(weights[:, :3].sum(axis=1), 3)
+    assert np.allclose(weights[:, 3:].sum(axis=1), 4)
+    assert np.unique(weights[0, 1:3]) == [1.5]
+
+
+def test_the_standard_error_is_that_of_a_stratified_mean():
+    """Of a mean over two classes: the classes' own variances of the mean, weighted by their shares."""
+    values = np.random.default_rng(3).normal(size=9)
+    groups = cases_of(2, 7)
+    measure = draws.Ratio(values, np.ones(9))
+    ones = np.ones((1, 9))
+    found = intervals.standard_errors(measure.influence(ones), ones, groups)[0]
+    parts = [values[:2], values[2:]]
+    assert found == pytest.approx(np.sqrt(sum((len(x) / 9) ** 2 * x.var(ddof=1) / len(x) for x in parts)))
+
+
+def test_bootstrap_t_by_hand():
+    """Two draws below, one equal, two above; a draw without a spread of its own counts as far out."""
+    replicates = np.array([0.3, 0.4, 0.5, 0.6, 0.9])
+    errors = np.array([0.1, 0.2, 0.1, 0.1, 0.4])
+    ends = intervals.bootstrap_t_interval(0.5, replicates, errors, 0.05, level=0.5)
+    assert ends == pytest.approx((0.5 - 1.0 * 0.05, 0.5 + 0.5 * 0.05))  # pivots -2, -0.5, 0, 1, 1
+    flat = intervals.bootstrap_t_interval(0.5, replicates, np.array([0.1, 0.2, 0.1, 0.1, 0.0]), 0.05, 0.8)
+    assert flat[0] == -np.inf  # 0.9 without a spread
+    assert np.isfinite(flat[1])
+    same = intervals.bootstrap_t_interval(0.5, np.full(5, 0.5), np.zeros(5), 0.05)
+    assert same == (0.5, 0.5)  # no distance is no distance, spread or not
+    assert np.isnan(intervals.bootstrap_t_interval(0.5, replicates, errors, 0.0)).all()
+
+
+@pytest.mark.parametrize(
+    ("benign", "method", "warned"),
+    [
+        (2, "bootstrap-t", "only 2 benign cases: the interval is rough"),
+        (9, "bootstrap-t", "only 9 benign cases: the interval is rough"),
+        (10, "bootstrap-t", ""),
+        (19, "bootstrap-t", ""),
+        (20, "percentile", ""),
+    ],
+)
+def test_how_many_cases_make_which_interval(benign, method, warned):
+    estimate = intervals.estimate(clustered(3, benign, 30), "balanced_accuracy", draws=300)
+    assert estimate.method.startswith(method)
+    assert estimate.warning == warned
+    assert np.isfinite([estimate.low, estimate.high]).all()
 
 
 def test_wilson_equals_statsmodels():
@@ -175,6 +227,12 @@ def test_an_end_that_bootstrap_t_throws_out_of_reach_is_taken_from_bca():
     table["prob_benign"] = 1 - table["prob_malignant"]
     estimate = intervals.estimate(table, "specificity")
     assert 0.5 < estimate.low < estimate.value < estimate.high <= 1
+
+
+def test_k_of_n_patients_is_naive_about_images_but_not_about_patients():
+    naive = intervals.estimates(clustered(0), ["patient_diagnosis", "accuracy"], method="naive", draws=100)
+    assert naive["patient_diagnosis"].warning == ""
+    assert "too narrow" in naive["accuracy"].warning
 
 
 def test_unknown_cases_fall_back_to_images_and_say_so():

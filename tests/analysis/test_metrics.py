@@ -175,3 +175,69 @@ def test_unknown_scores_and_slices_are_named():
         metrics.score_table(random_table(0), ["accurracy"])
     with pytest.raises(PredictionsError, match="hospital"):
         metrics.score_table(random_table(0), by="hospital")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", list(metrics.SCORES))
+def test_a_score_knows_its_better_end_and_its_range(name, classes):
+    """Certain and right is the best there is; certain and wrong is the worst; both lie within the range."""
+    record = metrics.SCORES[name]
+    names = ("benign", "malignant") if classes == 2 else ("a", "b", "c")
+    true = np.arange(12) % classes
+    case = np.arange(12) // classes % 4 * classes + true
+
+    def of(guess) -> float:
+        result = metrics.Outcome(names, true, np.eye(classes)[guess], guess, case, tuple(map(str, range(12))))
+        return metrics.value(name, result)
+
+    best, worst = of(true), of((true + 1) % classes)
+    low, high = record.range
+    assert (best > worst) == record.higher_is_better
+    assert best == pytest.approx(high if record.higher_is_better else low, abs=1e-5)
+    assert low <= worst <= high
+    if name == "brier":
+        assert worst == classes - 1 if classes == 2 else 2
+
+
+def test_slices_come_in_the_order_they_are_read_in():
+    table = random_table(0).assign(fold=np.arange(240) % 12, subtype=["PC", "A", "F", "DC"] * 60)
+    table["label"] = np.where(table["subtype"].isin(["A", "F"]), "benign", "malignant")
+    assert metrics.slice_values(table, "fold") == [str(k) for k in range(12)]
+    assert metrics.slice_values(table, "subtype") == ["A", "F", "DC", "PC"]
+    assert metrics.slice_values(table.assign(case=["b", "a", ""] * 80), "case") == ["a", "b"]
+
+
+def test_images_of_unknown_case_are_no_case():
+    table = small(
+        [("", "benign", 0.2), ("x", "benign", 0.7), ("a", "malignant", 0.9), ("a", "malignant", 0.4)]
+    )
+    result = metrics.outcome(table)
+    assert result.cases == ("a", "x")
+    assert result.case.tolist() == [-1, 1, 0, 0]
+    assert result.n_cases == 2
+    assert metrics.value("prr", result) == pytest.approx((0.5 + 0) / 2)
+    assert metrics.patient_counts(result) == (1, 2)
+    told = metrics.case_table(table).set_index("case")
+    assert told.loc["a", ["label", "diagnosis", "right", "n_images"]].tolist() == [
+        "malignant",
+        "malignant",
+        1,
+        2,
+    ]
+    assert told.loc["x", ["label", "diagnosis", "right", "n_images"]].tolist() == [
+        "benign",
+        "malignant",
+        0,
+        1,
+    ]
+
+
+def test_classes_side_by_side_equal_scikit_learn():
+    table = random_table(4, ("a", "b", "c"))
+    found = metrics.per_class_table(table)
+    result = metrics.outcome(table)
+    precision, recall, f1, n = reference.precision_recall_fscore_support(result.true, result.guess)
+    assert found["class"].tolist() == ["a", "b", "c"]
+    assert found["n_images"].tolist() == n.tolist()
+    for name, expected in (("precision", precision), ("recall", recall), ("f1", f1)):
+        assert found[name].to_numpy() == pytest.approx(expected), name

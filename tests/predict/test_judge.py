@@ -13,11 +13,11 @@ import pytest
 from engine import cli
 from engine.data import stain
 from engine.data.images import decode, encode_png
-from engine.errors import DataError, RunError
+from engine.errors import DataError, EnsembleError, RunError
 from engine.predict import maps, summary
 from engine.predict.judge import BATCH, judge
 from engine.predict.referral import Rule, worth
-from engine.runs.ensembles import ensemble_runs
+from engine.runs.ensembles import ensemble_runs, save_ensemble
 from engine.runs.folder import RunFolder, locate
 
 pytestmark = pytest.mark.slow  # torch
@@ -103,6 +103,14 @@ def test_an_ensemble_counts_who_agrees(tiny, saved):
     assert counted is not None
     assert counted.n == len(saved.predictions("val"))
     assert counted.right_kept <= counted.right <= counted.n
+
+
+def test_a_rank_mean_judges_no_new_images(tiny):
+    """An image's rank depends on what else is judged: alone it would always be in the middle."""
+    first, second, images = tiny
+    ranked = save_ensemble([first, second], "rank", "ranks", first.runs)
+    with pytest.raises(EnsembleError, match="rank mean"):
+        judge(ranked, [images / "test_0.png"], device="cpu")
 
 
 def test_a_run_without_a_network_is_a_sentence(tiny, tmp_path):
