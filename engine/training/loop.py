@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from engine.analysis import metrics
-from engine.analysis.predictions import confusion
+from engine.analysis.predictions import confusion, softmax
 from engine.data.augment import sample_seed
 from engine.data.manifest import SPLITS, Manifest
 from engine.data.preprocessing import Preprocessing
@@ -30,7 +30,7 @@ from engine.runs.reporter import Reporter
 from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, distributed, failures, frozen, models, objective, pixels
 from engine.training.device import Device, choose, make_deterministic
-from engine.training.evaluate import logits, predictions_table, softmax
+from engine.training.evaluate import logits, predictions_table
 from engine.training.loading import Batch, Loader, TrainingImages, Waiting, batches, order
 from engine.training.models import LoadedModel
 
