@@ -92,7 +92,7 @@ def checks_html(checked: Checked) -> str:
     rows = []
     for check in checked.checks:
         mark = (
-            widgets.icon("check_circle", "#3E9B6B") if check.good else widgets.icon("error", widgets.LEAK_RED)
+            widgets.icon("check_circle", widgets.GREEN) if check.good else widgets.icon("error", widgets.RED)
         )
         word = "" if check.good else "<b>Not so:</b> "
         title = TITLES.get(check.name, check.name)

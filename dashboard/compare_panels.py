@@ -265,7 +265,7 @@ def _notes(place, table: Comparison, lines: Sequence[Line], summaries: Sequence[
     text += f"<li><b>What to do:</b> {widgets.plain(remedy)}</li>" if remedy else ""
     text += "".join(f"<li>{widgets.plain(one)}</li>" for one in seed_sentences(view, summaries))
     if text:
-        place.html(f'<ul class="bh-warn" role="note">{text}</ul>{compare_table.WARN_STYLE}')
+        place.html(f'<div role="note"><ul class="bh-warn">{text}</ul></div>{compare_table.WARN_STYLE}')
     if table.differences and view.reference:
         tests = compare_table.paired_tests(table, lines, view.names[0])
         label = {line.id: line.label for line in lines}[view.reference]

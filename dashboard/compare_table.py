@@ -269,14 +269,14 @@ _TABLE_STYLE = """<style>
 .bh-scores th:first-child{text-align:left;font-weight:550;white-space:normal;min-width:7rem;max-width:15rem;
  overflow-wrap:anywhere;position:sticky;left:0;background:var(--bh-ground,Canvas)}
 .bh-scores .bh-setting{white-space:normal;max-width:14rem;overflow-wrap:anywhere}
-.bh-scores .bh-other{background:color-mix(in srgb,#5B3E8F 16%,transparent);font-weight:550}
+.bh-scores .bh-other{background:color-mix(in srgb,var(--bh-violet) 16%,transparent);font-weight:550}
 .bh-sr{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .bh-scores small{font-size:.73rem;opacity:.75}.bh-scores .bh-best{font-weight:700}
 .bh-scores .bh-clear{font-weight:700;opacity:1}
 .bh-scores .bh-base td,.bh-scores .bh-base th{opacity:.72;font-weight:400}
 .bh-scores tr.bh-reference>td,.bh-scores tr.bh-reference>th:first-child{background:color-mix(in srgb,currentColor 6%,var(--bh-ground,Canvas))}
-.bh-scores .bh-wait{opacity:.5}.bh-scores sup{color:#A06A00}
-.bh-leakmark{color:var(--st-red-color,#B3261E);font-size:.8rem;font-weight:600;white-space:nowrap}
+.bh-scores .bh-wait{opacity:.5}.bh-scores sup{color:var(--bh-amber)}
+.bh-leakmark{color:var(--bh-red);font-size:.8rem;font-weight:600;white-space:nowrap}
 </style>"""
 WARN_STYLE = """<style>.bh-warn{margin:.3rem 0 0 0;padding-left:1.1rem;font-size:.85rem;line-height:1.4}
 .bh-warn li{margin:0}</style>"""

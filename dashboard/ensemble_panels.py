@@ -21,11 +21,10 @@ from dashboard import (
 from dashboard.ensemble_choice import TIE_RULES
 from dashboard.ensemble_members import SPLITS
 from dashboard.ensemble_view import OWN, Answer, Choice
-from dashboard.ensemble_views import ACCENT
 from engine.analysis import ensemble, metrics
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError
-from engine.report import confusion
+from engine.report import confusion, theme
 from engine.runs.folder import Summary
 from engine.runs.selection import selection_sentence
 
@@ -216,8 +215,8 @@ def _cautions(choice: Choice, found: Answer, split: str, labels: Mapping[str, st
             for text, serious in lines
         )
         st.html(
-            f'<ul class="bh-cautions" role="note">{rows}</ul><style>.bh-cautions{{margin:0;padding-left:1.1rem;'
-            "font-size:.86rem;line-height:1.45}.bh-cautions .bh-serious{color:var(--st-red-color,#B3261E);font-weight:600}</style>"
+            f'<div role="note"><ul class="bh-cautions">{rows}</ul></div><style>.bh-cautions{{margin:0;padding-left:1.1rem;'
+            "font-size:.86rem;line-height:1.45}.bh-cautions .bh-serious{color:var(--bh-red);font-weight:600}</style>"
         )
 
 
@@ -239,7 +238,7 @@ def _matrices(found: Answer, labels: Mapping[str, str], split: str) -> None:
     names = [name for name in found.matrices if name != "all"]
     parts, titles = confusion.columns([*order_magnifications(names), "all"])
     classes = found.source.classes
-    own = confusion.Row(OWN, "Ensemble", ACCENT, found.matrices)
+    own = confusion.Row(OWN, "Ensemble", theme.accent(widgets.is_dark()), found.matrices)
     colours = widgets.run_colours()
     best = confusion.Row(
         found.best,

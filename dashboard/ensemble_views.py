@@ -20,10 +20,9 @@ from dashboard.compare_view import Cell, Line
 from dashboard.ensemble_members import SPLITS
 from dashboard.ensemble_view import OWN, Answer, Choice
 from engine.analysis import curves, diversity, subsets
-from engine.report import curve_figures, ensemble_figures
+from engine.report import curve_figures, ensemble_figures, theme
 from engine.runs.folder import Summary
 
-ACCENT = "#5B3E8F"
 VIEWS = ("Images", "Agreement", "Size", "Members", "Roles")
 SHOWS = {
     "fixed": "Fixed: the best member is wrong, the ensemble right",
@@ -92,7 +91,7 @@ def _images(choice: Choice, found: Answer, split: str, labels: Mapping[str, str]
         rows = ensemble_view.images_of(table, here, found.best, [tied[name] for name in table["image_id"]])
         sentence = f"{widgets.counted(len(rows), 'image')}. {SHOWS[here]}"
     colours = widgets.run_colours()
-    lines = [Line(OWN, "Ensemble", ACCENT, False)]
+    lines = [Line(OWN, "Ensemble", theme.accent(widgets.is_dark()), False)]
     lines += [
         Line(run_id, labels[run_id], colours.get(run_id, "#888888"), False) for run_id in choice.members
     ]
@@ -156,7 +155,9 @@ def _referral(found: Answer) -> None:
     shares = diversity.agreement(found.source)["share"].to_numpy()
     by_agreement = curves.risk_coverage(found.outcome, shares)
     lines = [
-        curve_figures.Line("agreement", "by agreement of members", by_agreement, ACCENT),
+        curve_figures.Line(
+            "agreement", "by agreement of members", by_agreement, theme.accent(widgets.is_dark())
+        ),
         curve_figures.Line(
             "confidence", "by the ensemble's probability", curves.risk_coverage(found.outcome), "#7A7A7A"
         ),

@@ -71,7 +71,7 @@ _STYLE = """<style>
 .bh-opinion.bh-wrong{font-weight:650}
 .bh-opinion>span{white-space:nowrap}
 .bh-who{flex:1 1 0;min-width:0;overflow:hidden;text-overflow:ellipsis;font-weight:400;opacity:.75}
-.bh-flag{color:#A06A00;font-weight:600;white-space:nowrap}
+.bh-flag{color:var(--bh-amber);font-weight:600;white-space:nowrap}
 .bh-sr{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .bh-gone{aspect-ratio:350/230;display:flex;align-items:center;justify-content:center;text-align:center;
  border:1px dashed color-mix(in srgb,currentColor 30%,transparent);border-radius:6px;font-size:.8rem;opacity:.7}

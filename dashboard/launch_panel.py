@@ -15,12 +15,14 @@ from dashboard import (
     launch_parts,
     pixel_preview,
     places,
+    run_figures,
     selection,
     widgets,
 )
 from dashboard.launch_form import Draft
 from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError, EngineError
+from engine.report import theme
 from engine.runs import catalog, creation, executors, forecast, launch, presets
 from engine.runs.config import RunConfig
 from engine.runs.launch import Prepared
@@ -198,7 +200,10 @@ def _schedule(config: RunConfig, ready: Prepared | None) -> None:
     updates = max(1, -(-images // recipe.images_per_update))
     table = presets.schedule_preview(recipe, min(updates, 20))
     fig = go.Figure()
-    for column, words, colour in (("head", "head", "#7B5BC4"), ("backbone", "backbone", "#8A8494")):
+    for column, words, colour in (
+        ("head", "head", theme.accent(widgets.is_dark())),
+        ("backbone", "backbone", run_figures.TRAIN),
+    ):
         part = table.dropna(subset=[column])
         if part.empty:
             continue

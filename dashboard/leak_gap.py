@@ -21,7 +21,6 @@ import streamlit as st
 from dashboard import cached, places, widgets
 from engine import files
 from engine.errors import DataError
-from engine.report import theme
 
 FOLDER = ".probes"
 NAMES = {
@@ -30,8 +29,8 @@ NAMES = {
     "background": "Background only",
 }
 SPLITS = (
-    ("image", "patients on both sides", theme.LEAKAGE, "x"),
-    ("case", "patients kept apart", "#2E7D4F", "circle"),
+    ("image", "patients on both sides", "x"),
+    ("case", "patients kept apart", "circle"),
 )
 
 
@@ -171,7 +170,7 @@ def figure(record: dict[str, Any]) -> tuple[go.Figure, str]:
     order += [row["representation"] for row in rows if row["representation"] not in NAMES]
     order = list(dict.fromkeys(order))
     fig = go.Figure()
-    for split, words, colour, symbol in SPLITS:
+    for (split, words, symbol), colour in zip(SPLITS, widgets.verdict_colours(), strict=True):
         found = {row["representation"]: row for row in rows if row["split"] == split}
         part = [found[name] for name in order if name in found]
         fig.add_scatter(

@@ -221,9 +221,10 @@ def leak_figure(rows: Sequence[tuple]) -> tuple[go.Figure, str]:
     """One line per pair: split by image against split by case."""
     fig = go.Figure()
     labels = [f"{clean.config.model.name}" for _, clean, _, _ in rows]
+    red, green = widgets.verdict_colours()
     for words, colour, symbol, index in (
-        ("Patients on both sides", widgets.LEAK_RED, "x", 2),
-        ("Patients kept apart", "#2E7D4F", "circle", 3),
+        ("Patients on both sides", red, "x", 2),
+        ("Patients kept apart", green, "circle", 3),
     ):
         found = [row[index] for row in rows]
         fig.add_scatter(

@@ -6,10 +6,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-TRAIN, VAL = "#8A8494", "#7B5BC4"  # grey and the accent, both readable on white and on dark
+from engine.report import theme
+
+TRAIN = "#7E7888"  # readable on white and on dark
 
 
-def learning_curves(metrics: pd.DataFrame, best: dict | None = None) -> tuple[go.Figure, str]:
+def learning_curves(
+    metrics: pd.DataFrame, best: dict | None = None, *, dark: bool = False
+) -> tuple[go.Figure, str]:
     """Loss and balanced accuracy by epoch, training and validation together, the learning rate below.
 
     Args:
@@ -37,7 +41,7 @@ def learning_curves(metrics: pd.DataFrame, best: dict | None = None) -> tuple[go
         subplot_titles=[title for _, title in panels],
     )
     for column, (name, _) in enumerate(panels, start=1):
-        for side, words, colour in (("train", "training", TRAIN), ("val", "validation", VAL)):
+        for side, words, colour in (("train", "training", TRAIN), ("val", "validation", theme.accent(dark))):
             part = metrics[(metrics["split"] == side) & metrics[name].notna()]
             if part.empty:
                 continue
@@ -60,7 +64,7 @@ def learning_curves(metrics: pd.DataFrame, best: dict | None = None) -> tuple[go
             if column == 1:
                 fig.update_yaxes(title_text="learning<br>rate", title_font_size=11, row=2, col=1)
             fig.update_yaxes(rangemode="tozero", nticks=3, tickformat=".0e", row=2, col=column)
-    _mark_best(fig, metrics, score, best, [name for name, _ in panels])
+    _mark_best(fig, metrics, score, best, [name for name, _ in panels], theme.accent(dark))
     last_epoch = int(metrics["epoch"].max())
     fig.update_xaxes(range=[0.8, max(last_epoch, 2) * 1.16], showgrid=False, dtick=max(1, last_epoch // 8))
     fig.update_xaxes(title_text="epoch", row=rows)
@@ -71,13 +75,13 @@ def learning_curves(metrics: pd.DataFrame, best: dict | None = None) -> tuple[go
 
 
 def _mark_best(
-    fig: go.Figure, metrics: pd.DataFrame, score: str, best: dict | None, names: list[str]
+    fig: go.Figure, metrics: pd.DataFrame, score: str, best: dict | None, names: list[str], colour: str
 ) -> None:
     if not best or best.get("value") is None or score not in names:
         return
     fig.add_scatter(
         x=[best["epoch"]], y=[best["value"]], mode="markers", showlegend=False,
-        marker={"size": 13, "symbol": "circle-open", "color": VAL, "line": {"width": 2}},
+        marker={"size": 13, "symbol": "circle-open", "color": colour, "line": {"width": 2}},
         hovertemplate="best, epoch %{x}: %{y:.3f}<extra></extra>", row=1, col=names.index(score) + 1,
     )  # fmt: skip
 

@@ -212,4 +212,4 @@ def _curves_figure(metrics: pd.DataFrame, best: dict[str, Any], dark: bool) -> t
 
     The figure is shared; what `show_figure` changes of it depends on `dark` only.
     """
-    return run_figures.learning_curves(metrics, best)
+    return run_figures.learning_curves(metrics, best, dark=dark)

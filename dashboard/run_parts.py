@@ -261,7 +261,7 @@ def _example(row: dict[Any, Any], paths: dict[str, Any]) -> None:
         except EngineError:
             drawn = False
     right = row["predicted"] == row["label"]
-    mark = widgets.icon("check", "#3E9B6B") if right else widgets.icon("close", widgets.LEAK_RED)
+    mark = widgets.icon("check", widgets.GREEN) if right else widgets.icon("close", widgets.RED)
     missing = "" if drawn else '<div class="bh-muted">The image file is not here.</div>'
     st.html(
         f'<div style="font-size:.85rem;line-height:1.35;margin-bottom:.6rem">{missing}<div class="bh-row" style="gap:.3rem">{mark}'

@@ -28,18 +28,38 @@ from engine.wording import duration as duration
 from engine.wording import when as when
 
 LEAK_RED, BENIGN, MALIGNANT = theme.LEAKAGE, theme.BENIGN, theme.MALIGNANT
+# Words and icons in colour: readable (WCAG AA) on the ground of both themes, set by `style`.
+RED, GREEN, AMBER, VIOLET, GREY = (
+    f"var(--bh-{name})" for name in ("red", "green", "amber", "violet", "grey")
+)
+_TONES = {
+    "light": {
+        "red": "#B3261E",
+        "green": "#2E7D4F",
+        "amber": "#8F5E00",
+        "violet": "#5B3E8F",
+        "grey": "#6B6774",
+    },
+    "dark": {
+        "red": "#F2867F",
+        "green": "#5BB98A",
+        "amber": "#E0A33A",
+        "violet": "#B79DEB",
+        "grey": "#A29DAD",
+    },
+}
 
 # state -> (Material icon, word, colour). The word and the icon carry the meaning, the colour only helps.
 STATES: dict[str, tuple[str, str, str]] = {
-    run_status.QUEUED: ("schedule", "Queued", "#7A7486"),
-    run_status.STARTING: ("hourglass_top", "Starting", "#5B3E8F"),
-    run_status.RUNNING: ("play_circle", "Running", "#5B3E8F"),
-    run_status.STOPPING: ("pending", "Stopping", "#A06A00"),
-    run_status.COMPLETED: ("check_circle", "Completed", "#2E7D4F"),
-    run_status.STOPPED: ("stop_circle", "Stopped", "#A06A00"),
-    run_status.FAILED: ("error", "Failed", "#B3261E"),
-    run_status.INTERRUPTED: ("power_off", "Interrupted", "#A06A00"),
-    run_status.UNKNOWN: ("help", "Unknown", "#7A7486"),
+    run_status.QUEUED: ("schedule", "Queued", GREY),
+    run_status.STARTING: ("hourglass_top", "Starting", VIOLET),
+    run_status.RUNNING: ("play_circle", "Running", VIOLET),
+    run_status.STOPPING: ("pending", "Stopping", AMBER),
+    run_status.COMPLETED: ("check_circle", "Completed", GREEN),
+    run_status.STOPPED: ("stop_circle", "Stopped", AMBER),
+    run_status.FAILED: ("error", "Failed", RED),
+    run_status.INTERRUPTED: ("power_off", "Interrupted", AMBER),
+    run_status.UNKNOWN: ("help", "Unknown", GREY),
 }
 
 _STYLE = """
@@ -52,7 +72,7 @@ _STYLE = """
 .bh-leak{background:#B3261E;color:#fff;font-weight:550}
 .bh-small{padding:.05rem .4rem;font-size:.8rem;align-items:center}
 .bh-clean,.bh-unknown{border:1px solid color-mix(in srgb,currentColor 22%,transparent)}
-.bh-clean .bh-icon{color:#3E9B6B}
+.bh-clean .bh-icon{color:var(--bh-green)}
 .bh-chip{display:inline-flex;gap:.3rem;align-items:center;font-size:.87rem;font-weight:550;white-space:nowrap}
 .bh-dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;flex:none}
 .bh-muted{opacity:.68}
@@ -62,6 +82,13 @@ dl.bh-facts{margin:0!important;padding:0!important;display:grid;grid-template-co
 .bh-facts dt{opacity:.68}.bh-facts dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 [data-testid="stMetricValue"]{font-variant-numeric:tabular-nums}
 [data-testid="stMainBlockContainer"]{padding-left:2.4rem;padding-right:2.4rem}
+/* Streamlit's own 60% are a contrast of 4.2 on white */
+[data-testid="stMain"] [data-testid="stCaptionContainer"]{opacity:.72}
+/* as tall as the boxes beside it, so that labels stand on one line */
+button[data-variant="segmented_control"]{min-height:2.5rem}
+/* the accent as a word: as a ground for white it is too dark for words on the dark theme */
+button[data-variant][data-selected="true"] p,[data-testid="stTab"][aria-selected="true"] p,
+[data-testid="stSliderThumbValue"]{color:var(--bh-violet)}
 </style>
 """
 
@@ -116,8 +143,13 @@ def ago(seconds_since_1970: float | None, now: float | None = None) -> str:
 # --- page frame ----------------------------------------------------------------------------------------
 def style() -> None:
     """The style sheet of the classes used here; once per run, by Home.py."""
-    ground = st.get_option(f"theme.{'dark' if is_dark() else 'light'}.backgroundColor")
-    st.html(_STYLE + f"<style>:root{{--bh-ground:{ground or 'Canvas'}}}</style>")
+    theme_name = "dark" if is_dark() else "light"
+    tones = {
+        "ground": st.get_option(f"theme.{theme_name}.backgroundColor") or "Canvas",
+        **_TONES[theme_name],
+    }
+    values = ";".join(f"--bh-{name}:{value}" for name, value in tones.items())
+    st.html(f"{_STYLE}<style>:root{{{values}}}</style>")
 
 
 def header(title: str, question: str) -> None:
@@ -304,7 +336,7 @@ def status_html(state: str, *, stalled: bool = False) -> str:
     """A status chip: icon and word."""
     name, word, colour = STATES.get(state, STATES[run_status.UNKNOWN])
     if stalled:
-        name, word, colour = "hourglass_disabled", f"{word}, no sign for minutes", "#A06A00"
+        name, word, colour = "hourglass_disabled", f"{word}, no sign for minutes", AMBER
     return f'<span class="bh-chip">{icon(name, colour)}<span>{plain(word)}</span></span>'
 
 
@@ -325,7 +357,8 @@ def run_colours(summaries: Sequence[Summary] | None = None) -> dict[str, str]:
         ids = [folder.id for folder in run_folder.run_folders(places.runs_folder())]
     else:
         ids = [summary.id for summary in summaries]
-    return colours.run_colours(places.runs_folder(), ids)
+    dealt = colours.run_colours(places.runs_folder(), ids)
+    return {run_id: theme.on_dark(colour) for run_id, colour in dealt.items()} if is_dark() else dealt
 
 
 def run_label(summary: Summary, summaries: Sequence[Summary] = ()) -> str:
@@ -386,6 +419,12 @@ def run_legend(ids: Sequence[str], names: Mapping[str, str], colours: Mapping[st
 def is_dark() -> bool:
     """Whether the reader looks at the dark theme."""
     return st.context.theme.type == "dark"
+
+
+def verdict_colours() -> tuple[str, str]:
+    """(patients on both sides, patients kept apart) as a figure wants its colours."""
+    tones = _TONES["dark" if is_dark() else "light"]
+    return tones["red"], tones["green"]
 
 
 def themed(fig: go.Figure) -> go.Figure:

@@ -9,10 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from engine.report.theme import (
-    ACCENT,
     LEAKAGE,
     SEQUENTIAL,
     SEQUENTIAL_DARK,
+    accent,
     blend,
     plain,
     readable_on,
@@ -92,14 +92,13 @@ def accuracy_by_size(
     chosen: the rank to ring.
     """
     own, fig = tone(dark), go.Figure()
-    styles = {"mean": (ACCENT if not dark else "#B79DEB", -0.11), "vote": ("#999933", 0.11)}
+    styles = {"mean": (accent(dark), -0.11), "vote": ("#999933", 0.11)}
     for method, rows in points.groupby("method", sort=False):
         colour, shift = styles.get(str(method), (own.ink, 0.0))
-        spread = (rows["rank"] * 0.618) % 1 * 0.16 - 0.08  # so that equal scores do not hide each other
         fig.add_trace(
             go.Scattergl(
-                x=rows["size"] + shift + spread, y=rows["score"], mode="markers", name=plain(method),
-                marker={"color": translucent(colour, 0.45), "size": 6}, legendgroup=str(method),
+                x=rows["size"] + shift + _spread(rows), y=rows["score"], mode="markers", name=plain(method),
+                marker={"color": translucent(colour, 0.7 if dark else 0.5), "size": 6}, legendgroup=str(method),
                 customdata=rows[["rank", "members"]],
                 hovertemplate="%{y:.4f} · %{customdata[1]}<extra>" + plain(method) + "</extra>",
             )
@@ -116,7 +115,7 @@ def accuracy_by_size(
         shift = styles.get(str(ring["method"].iloc[0]), ("", 0.0))[1]
         fig.add_trace(
             go.Scatter(
-                x=ring["size"] + shift, y=ring["score"], mode="markers", name="chosen", hoverinfo="skip",
+                x=ring["size"] + shift + _spread(ring), y=ring["score"], mode="markers", name="chosen", hoverinfo="skip",
                 marker={"symbol": "circle-open", "size": 14, "color": own.ink, "line": {"width": 2}},
             )
         )  # fmt: skip
@@ -127,6 +126,11 @@ def accuracy_by_size(
     fig.update_xaxes(title_text="Members", dtick=1, showgrid=False)
     fig.update_yaxes(title_text=plain(measure))
     return fig
+
+
+def _spread(rows: pd.DataFrame) -> pd.Series:
+    """Sideways, so that equal scores do not hide each other; the same for a point and its ring."""
+    return (rows["rank"] * 0.618) % 1 * 0.16 - 0.08
 
 
 def contributions(

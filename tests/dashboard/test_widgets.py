@@ -81,3 +81,15 @@ def test_every_figure_wears_the_one_template(monkeypatch):
         monkeypatch.setattr(widgets, "is_dark", lambda dark=dark: dark)
         fig = widgets.themed(go.Figure())
         assert fig.layout.template.layout.font.color == theme.tone(dark).ink
+
+
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_words_in_colour_are_readable_on_both_themes(name):
+    import tomllib
+
+    config = tomllib.loads((widgets.places.ROOT / ".streamlit/config.toml").read_text(encoding="utf-8"))
+    own = config["theme"][name]
+    grounds = [own["backgroundColor"], own["secondaryBackgroundColor"], own["sidebar"]["backgroundColor"]]
+    for colour in widgets._TONES[name].values():
+        assert min(theme.contrast(colour, ground) for ground in grounds) >= 4.5, (name, colour)
+    assert theme.contrast("#FFFFFF", own["primaryColor"]) >= 4.5  # the words of a primary button

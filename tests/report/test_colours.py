@@ -2,6 +2,8 @@
 
 import threading
 
+import pytest
+
 from dashboard import widgets
 from engine.report import colours, contents, plots
 from engine.report.theme import RUN_COLOURS
@@ -52,3 +54,19 @@ def test_a_folder_that_cannot_be_written_deals_the_same_every_time(tmp_path):
     nowhere = tmp_path / "not there"
     assert colours.run_colours(nowhere, ids) == colours.run_colours(nowhere, ids[::-1])
     assert not nowhere.exists()
+
+
+def test_lines_stand_out_from_the_dark_theme_and_keep_their_hue():
+    import colorsys
+
+    from engine.report import theme
+
+    def hue(colour):
+        return colorsys.rgb_to_hsv(*(int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)))[0]
+
+    for colour in theme.RUN_COLOURS:
+        shown = theme.on_dark(colour)
+        assert theme.contrast(shown, theme.DARK.paper) >= 3
+        assert hue(shown) == pytest.approx(hue(colour), abs=0.02)
+    assert theme.on_dark("#44AA99") == "#44AA99"  # only where it must be
+    assert theme.contrast(theme.accent(True), theme.DARK.paper) >= 4.5
