@@ -314,8 +314,10 @@ def combine(
         values = np.tensordot(share, softmax(scores / fitted.temperatures[:, None, None]), axes=1)
     elif method == "rank":
         values = np.tensordot(share, _ranks(probs), axes=1)
-    else:
+    elif method in ("mean", "greedy"):
         values = np.tensordot(share, probs, axes=1)
+    else:
+        raise NotImplementedError(f"The method {method} has a record and no branch")
     return _combined(method, share, values, untied)
 
 

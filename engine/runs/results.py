@@ -197,11 +197,15 @@ class Compared:
             lines += [f"  {FAST}"] if self.modes.get(result.id) == "fast" else []
             lines += [f"  {self.costs[result.id]}"] if result.id in self.costs else []
             lines += [f"  {name:>18}  {estimate}" for name, estimate in result.scores.items()]
+            warnings = dict.fromkeys(one.warning for one in result.scores.values() if one.warning)
+            lines += [f"  {warning.capitalize()}." for warning in warnings]
             for part, matrix in result.confusion.items():
                 lines.append(f"  {part:>5} (rows true, columns predicted): {matrix}")
         if self.comparison.note:
             lines.append(self.comparison.note)
-        names = {result.id: result.name for result in self.comparison.entries}
+        entries = self.comparison.entries
+        shared = {one.name for one in entries if sum(one.name == other.name for other in entries) > 1}
+        names = {one.id: f"{one.name} ({one.id})" if one.name in shared else one.name for one in entries}
         for difference in self.comparison.differences:
             pair = f"{names[difference.id]} minus {names[difference.reference]}"
             lines.append(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from engine import cli
-from engine.analysis import review
+from engine.analysis import intervals, review
 
 
 @pytest.fixture
@@ -53,6 +53,16 @@ def test_each_file_becomes_a_model_and_the_two_are_compared(answer, foreign, tmp
     assert r"keras & " in out.read_text()
     answer("compare", *ids, "--out", tmp_path / "scores.csv")
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 2 * 7
+
+
+def test_what_is_printed_for_people_warns_and_tells_runs_of_one_name_apart(make_run, runs_dir, capsys):
+    first, second = make_run(name="twin", seed=1), make_run(name="twin", seed=2)
+    assert cli.main(["compare", first.id, second.id, "--scores", "auroc", "--runs", str(runs_dir)]) == 0
+    printed = capsys.readouterr().out
+    assert f"twin ({second.id}) minus twin ({first.id}), auroc" in printed
+    warning = intervals.estimate(first.predictions("test"), "auroc").warning
+    assert warning
+    assert printed.count(f"  {warning.capitalize()}.") == 2
 
 
 @pytest.mark.parametrize(
