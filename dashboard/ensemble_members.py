@@ -12,7 +12,7 @@ from dashboard import cached, ensemble_cubes, places
 from engine.analysis.ensemble import Cube
 from engine.analysis.predictions import classes_of
 from engine.errors import EngineError
-from engine.runs import ensembles
+from engine.runs import derived
 from engine.runs.folder import Summary
 
 SPLITS = {"val": "validation", "test": "test"}
@@ -26,7 +26,7 @@ def candidates(summaries: Sequence[Summary]) -> list[Summary]:
 
 def augmented(members: Sequence[str]) -> dict[str, str]:
     """Member -> the run that predicted it with test-time augmentation, where that was computed."""
-    return ensembles.augmented(places.runs_folder(), members)
+    return derived.augmented(places.runs_folder(), members)
 
 
 @dataclass(frozen=True)

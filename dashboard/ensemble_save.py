@@ -8,7 +8,7 @@ from dashboard import cached, ensemble_choice, ensemble_members, ensemble_view, 
 from dashboard.ensemble_view import Choice
 from engine.analysis import ensemble
 from engine.errors import EnsembleError
-from engine.runs import ensembles
+from engine.runs import derived, ensembles
 from engine.runs.config import NETWORKS
 from engine.runs.folder import RunFolder
 from engine.share import access
@@ -168,9 +168,9 @@ def _there(run_id: str) -> bool:
 def _queue(job: str, choice: Choice, name: str, as_study: bool, greedy: bool) -> list[str]:
     members, runs = [cached.run(run_id) for run_id in choice.members], places.runs_folder()
     if job == FUSION:
-        return [ensembles.start_fusion(members, name, runs, as_study=as_study).id]
+        return [derived.start_fusion(members, name, runs, as_study=as_study).id]
     if job == SOUP:
-        return [ensembles.start_soup(members, name, runs, recipe="greedy" if greedy else "uniform").id]
+        return [derived.start_soup(members, name, runs, recipe="greedy" if greedy else "uniform").id]
     return queue_tta(members)
 
 
@@ -194,5 +194,5 @@ def queue_tta(members: list[RunFolder]) -> list[str]:
             remedy="Imports and ensembles have no network of their own: tick trained runs",
         )
     return [
-        ensembles.start_tta(folder, places.runs_folder()).id for folder in lacking if folder.id not in waiting
+        derived.start_tta(folder, places.runs_folder()).id for folder in lacking if folder.id not in waiting
     ]

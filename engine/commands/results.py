@@ -227,11 +227,11 @@ def _pool(given: argparse.Namespace) -> int:
 
 
 def _ensemble(given: argparse.Namespace) -> int:
-    from engine.runs import ensembles
+    from engine.runs import derived, ensembles
 
     members = [flags.locate(given, run_id) for run_id in given.ids]
     if given.tta:
-        members = ensembles.with_tta(members, given.runs)
+        members = derived.with_tta(members, given.runs)
     if given.search:
         found = ensembles.search_ensembles(
             members,

@@ -298,7 +298,7 @@ def _export(given: argparse.Namespace) -> int:
 
 
 def _fuse(given: argparse.Namespace) -> int:
-    from engine.runs.ensembles import start_fusion
+    from engine.runs.derived import start_fusion
 
     members = [flags.locate(given, run_id) for run_id in given.ids]
     folder = start_fusion(members, given.name, given.runs, as_study=given.as_study)
@@ -307,7 +307,7 @@ def _fuse(given: argparse.Namespace) -> int:
 
 
 def _soup(given: argparse.Namespace) -> int:
-    from engine.runs.ensembles import start_soup
+    from engine.runs.derived import start_soup
 
     members = [flags.locate(given, run_id) for run_id in given.ids]
     recipe = "greedy" if given.greedy else "uniform"
@@ -317,7 +317,7 @@ def _soup(given: argparse.Namespace) -> int:
 
 
 def _tta(given: argparse.Namespace) -> int:
-    from engine.runs.ensembles import start_tta
+    from engine.runs.derived import start_tta
 
     folders = [start_tta(flags.locate(given, run_id), given.runs) for run_id in given.ids]
     output.answer(given, {"ids": [one.id for one in folders]}, "\n".join(one.id for one in folders))

@@ -105,7 +105,8 @@ def start(base: RunConfig, runs: Path) -> Reproduction:
 def combine(runs: Path, experiment: str) -> list[RunFolder]:
     """Make the ensembles of every family whose five models have completed: mean and vote at once, as the study
     combined them, the fusion as a run of its own in the queue, fitted as the study fitted it."""
-    from engine.runs.ensembles import save_ensemble, start_fusion  # queueing the models needs none of it
+    from engine.runs.derived import start_fusion  # queueing the models needs none of it
+    from engine.runs.ensembles import save_ensemble
 
     members = state(runs, experiment).members
     made = []

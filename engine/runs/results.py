@@ -218,6 +218,7 @@ class Compared:
             f"{one.mcnemar.second_only} only the second, exact McNemar p = {one.mcnemar.p:.3g} ({one.mcnemar.label})"
             for one in tests.values()
         ]
+        lines += [f"Beware: {one['message']}." for one in self.extra.get("cautions", ())]
         lines += [
             f"{key}: {value}"
             for key, value in self.extra.items()

@@ -8,7 +8,7 @@ from engine.analysis import ensemble
 from engine.analysis.predictions import probabilities
 from engine.errors import EnsembleError, PredictionsError, RunError
 from engine.predict.judge import judge
-from engine.runs import ensembles, results
+from engine.runs import derived, ensembles, results
 from engine.runs.folder import locate, run_folders
 from engine.runs.selection import selection_sentence
 
@@ -26,6 +26,24 @@ def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(make_ru
     assert saved.audit()["level"] == "clean"
     again = ensembles.ensemble_runs([saved, members[0]], "vote").as_record()
     assert again["runs"][-1]["n"] == len(tables[0])
+
+
+def test_an_ensemble_is_measured_against_its_best_member_on_validation(make_run):
+    members = [
+        make_run(name=str(seed), seed=seed, skill=skill) for seed, skill in ((1, 0.2), (2, 2.0), (3, 1.0))
+    ]
+    compared = ensembles.ensemble_runs(members, "vote")
+    assert compared.comparison.reference == members[1].id
+    kinds = {one["kind"] for one in compared.as_record()["cautions"]}
+    assert {"few-cases"} <= kinds
+    assert ("ties" in kinds) == bool(compared.extra["ties"])
+    assert "Beware: " in compared.as_text()
+    (weighed,) = (
+        one["message"]
+        for one in ensembles.ensemble_runs(members, weights=[0.02, 0.97, 0.01]).extra["cautions"]
+        if one["kind"] == "one-weight"
+    )
+    assert "97%" in weighed
 
 
 def test_without_a_name_nothing_is_saved(make_run, runs_dir):
@@ -188,10 +206,10 @@ def test_a_fusion_or_soup_that_cannot_be_made_is_refused_before_it_is_queued(mak
     one = make_run(name="one")
     before = len(run_folders(runs_dir))
     with pytest.raises(EnsembleError, match="at least two"):
-        ensembles.start_fusion([one], "x", runs_dir)
+        derived.start_fusion([one], "x", runs_dir)
     other = make_run(name="other", model="tf_efficientnet_lite1", seed=1)
     with pytest.raises(EnsembleError, match="architecture is the same"):
-        ensembles.start_soup([one, other], "x", runs_dir)
+        derived.start_soup([one, other], "x", runs_dir)
     assert len(run_folders(runs_dir)) == before + 1
 
 

@@ -10,7 +10,7 @@ import torch
 from engine.analysis.predictions import logits, probabilities
 from engine.errors import EnsembleError
 from engine.predict.judge import judge
-from engine.runs import ensembles, joining
+from engine.runs import derived, joining
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, soup
 from engine.training.models import load_run_model
@@ -119,7 +119,7 @@ def test_what_has_no_common_start_is_not_averaged(make_run, members, weights_fil
     with pytest.raises(EnsembleError, match="architecture is the same"):
         joining.check_same_start([names[0], ("b", other)], ("benign", "malignant"))
     with pytest.raises(EnsembleError, match="no such soup"):
-        ensembles.start_soup(members, "x", members[0].runs, recipe="alphabet")
+        derived.start_soup(members, "x", members[0].runs, recipe="alphabet")
 
 
 def test_augmented_predictions_are_the_mean_logit_of_the_four_flips(make_run, members):
@@ -137,10 +137,10 @@ def test_augmented_predictions_are_the_mean_logit_of_the_four_flips(make_run, me
     expected = run_logits(loaded, lambda k: np.ascontiguousarray(views[k]), range(4)).mean(axis=0)
     assert logits(table)[0] == pytest.approx(expected, abs=1e-4)
     assert not (made.path / "best.safetensors").exists()
-    assert ensembles.augmented(made.runs, [members[0].id, members[1].id]) == {members[0].id: made.id}
-    assert [one.id for one in ensembles.with_tta(members[:1], made.runs)] == [made.id]
+    assert derived.augmented(made.runs, [members[0].id, members[1].id]) == {members[0].id: made.id}
+    assert [one.id for one in derived.with_tta(members[:1], made.runs)] == [made.id]
     with pytest.raises(EnsembleError, match="engine tta"):
-        ensembles.with_tta(members, made.runs)
+        derived.with_tta(members, made.runs)
     anew = judge(made, [made.manifest().root / table["image_id"].iloc[0]]).table
     assert probabilities(anew)[0] == pytest.approx(probabilities(table)[0], abs=1e-5)
 
