@@ -128,6 +128,21 @@ FAULTS = {
         "test_a_queue_damaged_anywhere_is_rebuilt_and_nobody_is_lost",
         "Nothing to say: it is rebuilt from the run folders.",
     ),
+    "damaged index of runs": (
+        "faults/test_faults_index.py",
+        "test_an_index_damaged_anywhere_is_made_again_and_nobody_is_lost",
+        "Nothing to say: it is made again from the run folders.",
+    ),
+    "index damaged while three processes list": (
+        "faults/test_faults_index.py",
+        "test_processes_that_look_at_once_while_runs_change_and_the_index_is_damaged",
+        "Nothing to say: it is made again, and no row is older than its files.",
+    ),
+    "locked index, index of another version": (
+        "runs/test_index.py",
+        "test_another_version_is_thrown_away_and_made_again",
+        "Nothing to say: the folders are read.",
+    ),
     "queue rebuilt between claim and start": (
         "runs/test_supervisor.py",
         "test_a_queue_rebuilt_at_the_worst_moment_starts_nothing_twice",

@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import pandas as pd
 from engine.analysis import intervals, metrics
 from engine.analysis.predictions import validate
 from engine.bench.compare import best_of
-from engine.bench.runs import make_runs
+from engine.bench.runs import make_runs, own_cache
 from engine.runs import listing
 
 RUNS, PREDICTIONS, DRAWS, REFERENCE_DRAWS = (10, 100, 1000), (1_000, 10_000, 100_000), 2000, 5
@@ -43,10 +43,12 @@ def run(
         exponent since the size before.
     """
     records: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="bench-growth-") as place:
-        for count in runs:
-            root = Path(place) / f"{count}"
+    with tempfile.TemporaryDirectory(prefix="bench-growth-") as place, own_cache(Path(place) / "cache"):
+        roots = {count: Path(place) / f"{count}" for count in runs}
+        for count, root in roots.items():
             make_runs(root, count, 5)
+        sleep(listing.YOUNG_S)  # what was written a moment ago is not remembered
+        for count, root in roots.items():
             listing.summaries(root)
             ours = best_of(lambda root=root: listing.summaries(root), repeats)
             records.append(_record(f"listing {count:,} runs", ours, None, _exponent(records, count, ours)))

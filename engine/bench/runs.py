@@ -1,7 +1,10 @@
 """The run machinery at 1,000 runs, beside MLflow's search over the same 1,000 runs where MLflow is installed.
 
-    listing, first      every folder read once: a server that has just been started
+    listing, no index   a new process that reads every folder, and writes the index: once per machine
+    listing, new process    the next one: a server that has just been started, a command line
     listing, warm       the same again: what each redraw of the runs page costs in the engine
+    listing, damaged index  a new process finds bytes of the index's file overwritten: every run is listed all the same
+    queue, damaged      ten waiting runs are asked for after the same: the queue is rebuilt from the folders
     metrics of 20 runs  the curves of a comparison
     supervisor          resident memory of an idle one
     start               from the call to a status on disk
@@ -12,6 +15,7 @@ last metrics, tags), and its metric histories are read run by run, as there is n
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -21,18 +25,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.runs import creation, listing
 from engine.runs import folder as contract
+from engine.runs import listing
 from engine.runs.config import RunConfig
+from engine.runs.creation import create
 from engine.runs.folder import RunFolder
+from engine.runs.index import Index
 from engine.runs.provenance import provenance
+from engine.runs.queue import Queue
 from engine.runs.status import COMPLETED, RUNNING, Status
 
-RUNS, EPOCHS, HISTORIES = 1000, 50, 20
+ROOT = Path(__file__).resolve().parents[2]
+RUNS, EPOCHS, HISTORIES, QUEUED_RUNS = 1000, 50, 20, 10
 LIMIT_LISTING_MS, LIMIT_SUPERVISOR_MB, LIMIT_START_S = 150.0, 40.0, 1.0
 METRICS = ("loss", "accuracy", "balanced_accuracy", "auroc", "lr")
 
@@ -44,21 +53,29 @@ def run(*, runs: int = RUNS, epochs: int = EPOCHS, repeats: int = 5) -> list[dic
         Records with `bench`, `what`, `value`, `unit`, `limit` (None where there is none), `peer` (name or
         empty), `peer_value` (None where the peer is not installed), `ratio` (peer / ours), `n`, `machine`.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-runs-") as place:
+    with tempfile.TemporaryDirectory(prefix="bench-runs-") as place, own_cache(Path(place) / "cache"):
         root = Path(place) / "runs"
         make_runs(root, runs, epochs)
         peer = _mlflow(Path(place) / "mlflow", runs, epochs, repeats)
-        first = _first_listing_ms(root)
+        time.sleep(listing.YOUNG_S)  # what was written a moment ago is not remembered
+        unindexed = _new_process_ms(root, runs)
+        first = statistics.median(_new_process_ms(root, runs) for _ in range(repeats))
         listing.summaries(root)
         warm = _median_ms(lambda: listing.summaries(root), repeats)
+        damage(Index().file)
+        damaged = _new_process_ms(root, runs)
         folders = contract.run_folders(root)[:HISTORIES]
         histories = _median_ms(lambda: [folder.metrics() for folder in folders], repeats)
         started = _start_s(Path(place) / "started")
+        rebuilt = _queue_rebuilt_ms(Path(place) / "queued")
         supervisor = supervisor_mb(root)
     many, few = f"{runs:,} runs of {epochs} epochs", f"{len(folders)} runs of {epochs} epochs"
     return [
-        _record("listing, first", first, "ms", many, peer.get("search_first")),
+        _record("listing, no index", unindexed, "ms", many),
+        _record("listing, new process", first, "ms", many, peer.get("search_first")),
         _record("listing, warm", warm, "ms", many, peer.get("search"), LIMIT_LISTING_MS),
+        _record("listing, damaged index", damaged, "ms", f"{many}, none lost"),
+        _record("queue, damaged", rebuilt, "ms", f"{QUEUED_RUNS} waiting runs, none lost"),
         _record("metric histories", histories, "ms", few, peer.get("histories")),
         _record("start until its status is there", started, "s", "1 run", None, LIMIT_START_S),
         _record("supervisor, resident memory", supervisor, "MB", many, None, LIMIT_SUPERVISOR_MB),
@@ -112,7 +129,7 @@ def make_runs(root: Path, runs: int, epochs: int) -> None:
         state = RUNNING if number % 10 == 0 else COMPLETED
         best = {"metric": "balanced_accuracy", "value": 0.8, "epoch": epochs // 2}
         status = Status(epoch=epochs, epochs=epochs, progress=1.0, best=best).moved(state)
-        _plain(folder.path / "status.json", contract.asdict(status))
+        _plain(folder.path / "status.json", asdict(status))
         (folder.path / ".lock").touch()
         (folder.path / "predictions").mkdir()
         lines = [
@@ -136,19 +153,65 @@ def _median_ms(work: Callable[[], object], repeats: int) -> float:
     return 1000 * statistics.median(times)
 
 
-def _first_listing_ms(root: Path) -> float:
-    listing._SUMMARIES.clear()
-    return _median_ms(lambda: listing.summaries(root), 1)
+@contextlib.contextmanager
+def own_cache(place: Path) -> Iterator[None]:
+    """A cache folder of its own for this process and its children, so that a bench leaves nothing in the user's."""
+    before = os.environ.get("BREAKHIS_CACHE")
+    os.environ["BREAKHIS_CACHE"] = str(place)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["BREAKHIS_CACHE"]
+        else:
+            os.environ["BREAKHIS_CACHE"] = before
+
+
+def _new_process_ms(root: Path, runs: int) -> float:
+    """The first list of a process that has just begun, its imports left out."""
+    code = (
+        "import sys, time; from pathlib import Path; from engine.runs.listing import summaries; "
+        "began = time.perf_counter(); found = summaries(Path(sys.argv[1])); "
+        "print(1000 * (time.perf_counter() - began), len(found))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    took, listed = done.stdout.split()
+    if int(listed) != runs:
+        raise RuntimeError(f"{listed} of {runs} runs were listed")
+    return float(took)
+
+
+def damage(file: Path) -> None:
+    """Overwrite the middle of a file, as a failing disk would."""
+    size = file.stat().st_size
+    with open(file, "rb+") as stream:
+        stream.seek(size // 3)
+        stream.write(b"\xff" * (size // 3))
+
+
+def _queue_rebuilt_ms(root: Path) -> float:
+    """From asking for the queue whose file is damaged to having all that wait in it."""
+    made = [create(root, RunConfig(name=f"bench {number}"), "bench") for number in range(QUEUED_RUNS)]
+    queue = Queue(root)
+    for run in made:
+        queue.add(run.id)
+    damage(queue.file)
+    began = time.perf_counter()
+    waiting = {entry.run_id for entry in queue.entries()}
+    took = 1000 * (time.perf_counter() - began)
+    if waiting != {run.id for run in made}:
+        raise RuntimeError(f"{len(waiting)} of {len(made)} runs wait after the queue was damaged")
+    return took
 
 
 def _start_s(root: Path) -> float:
     """As `launch.start` does it, without the data set: folder, queue, status on disk."""
-    from engine.runs.queue import Queue
-
     provenance()  # git and package versions, once per process
 
     def start() -> None:
-        made = creation.create(root, RunConfig(name="bench"), "bench")
+        made = create(root, RunConfig(name="bench"), "bench")
         Queue(root).add(made.id)
         assert listing.summaries(root)
 
@@ -160,9 +223,7 @@ def supervisor_mb(root: Path) -> float:
     import psutil
 
     command = [sys.executable, "-m", "engine", "supervise", str(root)]
-    process = subprocess.Popen(
-        command, cwd=Path(__file__).resolve().parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(4.0)
         return psutil.Process(process.pid).memory_info().rss / 2**20

@@ -38,7 +38,7 @@ BESIDE = {
 QUICK: dict[str, dict[str, Any]] = {
     "loader": {"size": 32, "seconds": 0.1, "rounds": 1},
     "train": {"image_size": 32, "batch_size": 2, "batches": 2, "rounds": 1},
-    "runs": {"runs": 10, "epochs": 2, "repeats": 1},
+    "runs": {"runs": 30, "epochs": 2, "repeats": 1},
     "compare": {"entries": 2, "draws": 100, "reference_draws": 5},
     "ensemble": {"repeats": 1, "reference_subsets": 5},
     "explain": {"model": "tf_efficientnet_lite0", "images": 2, "rounds": 1},

@@ -133,10 +133,10 @@ class RunFolder:
 
     # -- label: what the user may change ------------------------------------------------------
     def label(self) -> dict[str, Any]:
-        return self._label(self.record())
+        return self._label(self.record(), files.read_json(self.path / "label.json"))
 
-    def _label(self, record: dict[str, Any]) -> dict[str, Any]:
-        stored = files.read_json(self.path / "label.json") or {}
+    def _label(self, record: dict[str, Any], stored: dict[str, Any] | None) -> dict[str, Any]:
+        stored = stored or {}
         name = stored.get("name") or record.get("name") or self.id
         return {
             "name": str(name),
@@ -163,13 +163,7 @@ class RunFolder:
     # -- status -------------------------------------------------------------------------------
     def status(self) -> Status:
         """`status.json` as written; a missing or torn file gives state unknown."""
-        record = files.read_json(self.path / "status.json")
-        if record is None:
-            return Status(state=UNKNOWN, error=dict(UNREADABLE))
-        try:
-            return Status.from_record(record)
-        except (TypeError, ValueError, AttributeError):
-            return Status(state=UNKNOWN, error=dict(UNREADABLE))
+        return _status(files.read_json(self.path / "status.json"))
 
     def write_status(self, status: Status) -> None:
         """Replace `status.json`; only for whoever holds the lock, or has just made the folder."""
@@ -346,10 +340,32 @@ class RunFolder:
             data = data.partition(b"\n")[2]
         return data.decode("utf-8", errors="replace")
 
-    def summary(self) -> Summary:
-        """What a list shows; raises RunError when the folder is no run."""
-        record, status = self.record(), self.status()
-        label = self._label(record)
+    def facts(self) -> dict[str, Any]:
+        """What its files say, as far as a list shows it: `record`, `label`, `status` (None where it cannot be read),
+        and the splits it has `predictions` for.
+
+        Raises:
+            RunError: config.json cannot be read.
+        """
+        record = self.record()
+        record.pop("provenance", None)
+        return {
+            "record": record,
+            "label": files.read_json(self.path / "label.json"),
+            "status": files.read_json(self.path / "status.json"),
+            "predictions": self.predicted_splits(),
+        }
+
+    def summary(self, facts: dict[str, Any] | None = None) -> Summary:
+        """What a list shows, from its files or from what they said when they were last read.
+
+        Raises:
+            RunError: the folder is no run.
+            ConfigError: its configuration is not one that this version reads.
+        """
+        told = facts or self.facts()
+        record, status = told["record"], _status(told["status"])
+        label = self._label(record, told["label"])
         state = live_state(self, status)
         return Summary(
             id=self.id,
@@ -362,8 +378,16 @@ class RunFolder:
             state=state,
             stalled=status.stalls(state),
             audit=record.get("audit") or dict(NO_SPLIT),
-            has_predictions=self.predicted_splits(),
+            has_predictions=tuple(told["predictions"]),
         )
+
+
+def _status(record: dict[str, Any] | None) -> Status:
+    """A status as it was written; unknown where the file is missing, torn or edited into nonsense."""
+    with contextlib.suppress(TypeError, ValueError, AttributeError):
+        if record is not None:
+            return Status.from_record(record)
+    return Status(state=UNKNOWN, error=dict(UNREADABLE))
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from engine import files
 from engine.errors import RunError
+from engine.runs import database
 from engine.runs.folder import RunFolder, run_folders, writing
 from engine.runs.status import LOCAL, QUEUED, WORKING, Status
 from engine.share import access
@@ -47,9 +48,6 @@ FILL = """
 INSERT OR IGNORE INTO queue (run_id, position, slot, claimed_at, wants, held, priority)
 VALUES (?, (SELECT COALESCE(MAX(position), 0) + 1 FROM queue), ?, ?, ?, ?, ?)"""
 ORDER = "priority DESC, position"
-DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-# Write-ahead logging shares memory between processes, which a network file system cannot.
-NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "9p"}
 BUSY_S = 30.0
 
 T = TypeVar("T")
@@ -306,7 +304,7 @@ class Queue:
         try:
             return self._transact(work, begin)
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if not database.is_damage(error):
                 raise self._refusal(error) from error
         self._rebuild()
         try:
@@ -316,23 +314,17 @@ class Queue:
 
     def _transact(self, work: Callable[[sqlite3.Connection], T], begin: str = "BEGIN IMMEDIATE") -> T:
         with contextlib.closing(self._connect()) as connection:
-            connection.execute(begin)
-            try:
+            with database.transaction(connection, begin):
                 answer = work(connection)
                 if connection.total_changes:
                     self._keep_order(connection)
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
             return answer
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.file, timeout=BUSY_S, isolation_level=None)
+        connection = database.connect(self.file, BUSY_S)
         try:
             if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-                raise _Damaged("quick_check failed")
+                raise database.Damaged("quick_check failed")
             if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
                 self._make_tables(connection)
         except sqlite3.DatabaseError:
@@ -341,18 +333,17 @@ class Queue:
         return connection
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
-        connection.execute(f"PRAGMA journal_mode={'DELETE' if on_network(self.runs) else 'WAL'}")
-        connection.execute("BEGIN IMMEDIATE")
-        is_new = not connection.execute("PRAGMA table_info(queue)").fetchall()
-        connection.execute(SCHEMA)
-        there = {row[1] for row in connection.execute("PRAGMA table_info(queue)")}
-        for name, kind in ADDED.items():
-            if name not in there:
-                connection.execute(f"ALTER TABLE queue ADD COLUMN {name} {kind}")
-        if is_new and (kept := self._kept_order()):  # somebody's file is gone: before anything is added
-            self._fill(connection, [row for row in self._rows() if row[0] in kept])
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute("COMMIT")
+        connection.execute(f"PRAGMA journal_mode={'DELETE' if database.on_network(self.runs) else 'WAL'}")
+        with database.transaction(connection):
+            is_new = not connection.execute("PRAGMA table_info(queue)").fetchall()
+            connection.execute(SCHEMA)
+            there = {row[1] for row in connection.execute("PRAGMA table_info(queue)")}
+            for name, kind in ADDED.items():
+                if name not in there:
+                    connection.execute(f"ALTER TABLE queue ADD COLUMN {name} {kind}")
+            if is_new and (kept := self._kept_order()):  # somebody's file is gone: before anything is added
+                self._fill(connection, [row for row in self._rows() if row[0] in kept])
+            connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def _refusal(self, error: sqlite3.DatabaseError) -> RunError:
         """Why SQLite would not, in the words of the error tree. A lock or a full disk is no damage."""
@@ -373,16 +364,14 @@ class Queue:
         try:
             with FileLock(self.runs / REBUILD_LOCK, timeout=BUSY_S):
                 try:
-                    self._connect().close()
+                    self._transact(_entries, "BEGIN")
                     return  # whoever held the lock before us has done it
                 except sqlite3.DatabaseError as error:
-                    if not _is_damage(error):
+                    if not database.is_damage(error):
                         raise self._refusal(error) from error
-                # Kept for whoever wants to look. The file itself last: once it is gone others make a new one, and its
-                # log must not be carried away with the old.
-                for suffix in ("-wal", "-shm", ""):
+                for part in database.parts(self.file):  # kept for whoever wants to look
                     with contextlib.suppress(OSError):
-                        Path(f"{self.file}{suffix}").replace(f"{self.file}.damaged{suffix}")
+                        part.replace(f"{self.file}.damaged{part.name.removeprefix(self.file.name)}")
                 rows = self._rows()
                 self._transact(lambda connection: self._fill(connection, rows))
         except (OSError, Timeout) as error:
@@ -392,14 +381,6 @@ class Queue:
                 remedy="See that the runs folder can be written",
                 kind="queue",
             ) from error
-
-
-class _Damaged(sqlite3.DatabaseError):
-    """The file opens, but does not hold together."""
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return isinstance(error, _Damaged) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED
 
 
 def _entries(connection: sqlite3.Connection) -> list[Entry]:
@@ -439,22 +420,3 @@ def requeue(folder: RunFolder, states: Iterable[str], *, forget_stop: bool = Fal
         return False
     Queue(folder.runs).add(folder.id, wants=wanted(folder, moved))
     return True
-
-
-def on_network(folder: Path) -> bool:
-    """Is a folder on a network file system?"""
-    try:
-        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    place = str(Path(folder).resolve())
-    best, kind = "", ""
-    for line in lines:
-        words = line.split(" ")
-        if len(words) < 3:
-            continue
-        mount = words[1].encode().decode("unicode_escape")
-        inside = place == mount or place.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, words[2]
-    return kind in NETWORK
