@@ -16,6 +16,7 @@ from engine.analysis import metrics
 from engine.analysis.comparison import Comparison, PairedDifference
 from engine.analysis.intervals import Estimate
 from engine.report import score_table
+from engine.wording import signed
 
 WAITING = "not computed yet"  # how `comparison.compare` labels a score whose interval was not asked for
 
@@ -96,7 +97,7 @@ def _gap_html(gap: PairedDifference) -> str:
         return "<small>Δ n/a</small>"
     low, high = score_table.difference_bounds(gap)
     clear = low == low and (low > 0 or high < 0) and gap.p_holm < 0.05
-    interval = f"[{low:+.3f}, {high:+.3f}]" if low == low else "[n/a]"
+    interval = f"[{signed(low)}, {signed(high)}]" if low == low else "[n/a]"
     p = widgets.plain(p_text(gap.p_holm))
     test = gap.mcnemar
     title = widgets.plain(
@@ -104,7 +105,7 @@ def _gap_html(gap: PairedDifference) -> str:
         f"({test.first_only} images only this one right, {test.second_only} only the reference; {test.label})"
     )
     weight = ' class="bh-clear"' if clear else ""
-    return f'<small{weight} title="{title}">Δ {one.value:+.3f} p {p}<br>{interval}</small>'
+    return f'<small{weight} title="{title}">Δ {signed(one.value)} p {p}<br>{interval}</small>'
 
 
 def _name_html(line: Line, reference: bool) -> str:
@@ -180,11 +181,12 @@ def paired_tests(table: Comparison, lines: Sequence[Line], score: str) -> pd.Dat
         if gap.score != score:
             continue
         low, high = score_table.difference_bounds(gap)
-        bounds = f" [{low:+.3f}, {high:+.3f}]" if low == low else " [n/a]"
+        bounds = "" if low == low else " [n/a]"
         rows.append(
             {
                 "Entry": labels[gap.id],
-                f"Difference in {metrics.SCORES[score].title.lower()}": f"{gap.estimate.value:+.3f}{bounds}",
+                f"Difference in {metrics.SCORES[score].title.lower()}": signed(gap.estimate.value, low, high)
+                + bounds,
                 "p, sign-flip over cases": p_text(gap.p),
                 f"p, Holm over {gap.comparisons}": p_text(gap.p_holm),
                 "Only this one right": gap.mcnemar.first_only,

@@ -123,10 +123,10 @@ def contents(root: str, manifest: Manifest, inventory: Inventory) -> None:
             )
     _official(inventory)
     _problems(inventory)
-    _duplicates(root, manifest)
-    if inventory.sizes:
+    if inventory.sizes and len(inventory.sizes) not in (2, 3, 4):  # these the remarks tell already
         sizes = ", ".join(f"{size} ({count:,})" for size, count in list(inventory.sizes.items())[:6])
         st.caption(widgets.escaped(f"Image sizes in pixels: {sizes}."))
+    _duplicates(root, manifest)
 
 
 def counts_figure(counts: pd.DataFrame) -> tuple[go.Figure, str]:
@@ -191,7 +191,7 @@ def _official(inventory: Inventory) -> None:
     for remark in inventory.remarks:
         st.caption(widgets.escaped(remark))
     if len(official.differences):
-        with st.expander(f"Slide by slide ({len(official.differences)} numbers differ)"):
+        with st.expander(f"Slide by slide ({len(official.differences):,} numbers differ)"):
             st.dataframe(
                 official.differences.rename(columns=str.capitalize),
                 hide_index=True,

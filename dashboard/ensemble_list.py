@@ -20,6 +20,7 @@ from dashboard.ensemble_view import Choice
 from engine.analysis import subsets
 from engine.errors import EngineError
 from engine.runs.folder import Summary
+from engine.wording import signed
 
 
 def draw(
@@ -89,7 +90,7 @@ def _note(summary: Summary, by_id: Mapping[str, Summary], effects: Mapping[str, 
     else:
         parts.append("no validation predictions")
     if summary.id in effects:
-        parts.append(f"adds {effects[summary.id] + 0.0:+.3f}".replace("-", "−").replace("−0.000", "+0.000"))
+        parts.append(f"adds {signed(effects[summary.id])}")
     lines = [" · ".join(parts)]
     cost = ensemble_members.cost(summary.id, by_id).text
     if cost:

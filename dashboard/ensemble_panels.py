@@ -21,6 +21,7 @@ from dashboard import (
 from dashboard.ensemble_choice import TIE_RULES
 from dashboard.ensemble_members import SPLITS
 from dashboard.ensemble_view import OWN, Answer, Choice
+from engine import wording
 from engine.analysis import ensemble, metrics
 from engine.data.manifest import order_magnifications
 from engine.errors import EngineError
@@ -139,8 +140,7 @@ def _headline(
         gap = found.gains.get(name)
         gap_text = "&nbsp;"
         if gap is not None and gap.value == gap.value and len(choice.members) > 1:
-            interval = f" [{gap.low:+.3f}, {gap.high:+.3f}]" if gap.low == gap.low else ""
-            gap_text = f"{gap.value:+.3f}{interval}"
+            gap_text = wording.signed(gap.value, gap.low, gap.high)
         interval = f"[{one.low:.3f}, {one.high:.3f}]" if one.low == one.low else "no interval"
         warning = f" ! {one.warning}" if one.warning else ""
         cards.append(
@@ -262,7 +262,7 @@ def _matrices(found: Answer, labels: Mapping[str, str], split: str) -> None:
     widgets.show_figure(
         fig,
         f"Rows: true class, columns: predicted ({letters}). Colour: share of the true class. "
-        "Dotted: cells that differ from the best member. Below each: balanced accuracy and n. Click a cell to see its images.",
+        "Dashed: cells that differ from the best member. Below each: balanced accuracy and n. Click a cell to see its images.",
         confusion.alt_text(rows, parts, classes),
         chart,
         on_select=lambda: _clicked(chart),

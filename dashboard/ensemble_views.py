@@ -19,6 +19,7 @@ from dashboard import (
 from dashboard.compare_view import Cell, Line
 from dashboard.ensemble_members import SPLITS
 from dashboard.ensemble_view import OWN, Answer, Choice
+from engine import wording
 from engine.analysis import curves, diversity, subsets
 from engine.report import curve_figures, ensemble_figures, theme
 from engine.runs.folder import Summary
@@ -280,9 +281,11 @@ def _members(choice: Choice, split: str, labels: Mapping[str, str]) -> None:
     widgets.show_figure(
         fig,
         f"Exact Shapley values by {method} on {SPLITS[side]}: each member's mean contribution over all orders of joining. "
-        f"They sum to {full:.3f} - {empty:.3f} = {full - empty:.3f}.",
+        f"They sum to {full:.3f} − {empty:.3f} = {full - empty:.3f}.",
         "Shapley value per member: "
-        + ", ".join(f"{labels[m]} {v:+.3f}" for m, v in zip(table["member"], table["shapley"], strict=True)),
+        + ", ".join(
+            f"{labels[m]} {wording.signed(v)}" for m, v in zip(table["member"], table["shapley"], strict=True)
+        ),
         "ens_shapley",
     )
 

@@ -47,11 +47,11 @@ def slide(table: pd.DataFrame, row: pd.Series, paths: Mapping[str, str], run_id:
                 gallery.picture(paths.get(one["image_id"], ""), gallery.alt_of(one), 240)
                 words = [one["magnification"]] if several else []
                 if f"predicted_{run_id}" in one:
-                    words.append(
-                        f"{one[f'predicted_{run_id}']}{'' if one[f'right_{run_id}'] else ' (wrong)'}"
-                    )
+                    words.append(f"called {one[f'predicted_{run_id}']}")
+                    words.append("" if one[f"right_{run_id}"] else "(wrong)")
                 st.button(
-                    widgets.escaped(" ".join(words) or "Open"),
+                    widgets.escaped(" ".join(filter(None, words)) or "Open"),
+                    icon=":material/open_in_full:",
                     key=f"explain_sibling_{one['image_id']}",
                     help=widgets.escaped(one["image_id"]),
                     type="tertiary",
@@ -244,15 +244,17 @@ def _together(
             column.caption(widgets.escaped(f"{names[k]}  \n{words}"))
     if len(maps) < 2:
         return
-    fig = ensemble_figures.agreement_map(overlap, names, "", dark=widgets.is_dark())
-    st.plotly_chart(
-        widgets.themed(fig), theme=None, width="content", key=key,
-        alt=f"Overlap of the top {overlay.TOP_SHARE:.0%} of each pair of {len(names)} models.",
-    )  # fmt: skip
+    if len(maps) > 2:
+        fig = ensemble_figures.agreement_map(overlap, names, "", dark=widgets.is_dark())
+        st.plotly_chart(
+            widgets.themed(fig), theme=None, width="content", key=key,
+            alt=f"Overlap of the top {overlay.TOP_SHARE:.0%} of each pair of {len(names)} models.",
+        )  # fmt: skip
     pairs = overlap[np.triu_indices(len(maps), 1)]
     mean = float(np.nanmean(pairs)) if np.isfinite(pairs).any() else float("nan")
     st.caption(
-        f"Dice overlap of the top {overlay.TOP_SHARE:.0%} per pair, mean {widgets.number(mean, 2)}; "
+        f"Dice overlap of the top {overlay.TOP_SHARE:.0%}{' per pair, mean' if len(maps) > 2 else ' of both'} "
+        f"{widgets.number(mean, 2)}; "
         f"unrelated maps share about {overlay.TOP_SHARE:.2f}, the same map 1."
     )
 

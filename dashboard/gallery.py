@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import cached, places, selection, widgets
+from engine.data.manifest import CLASSES
 from engine.errors import EngineError
 
 SHOWN = 15
@@ -40,9 +41,10 @@ def whole_number(text: str, default: int = 1) -> int:
 def opinion_html(row: pd.Series, entries: Sequence[Named], flag: str = "") -> str:
     """The truth, then a line per entry: its name, its class, its probability, right or wrong in words."""
     mark = f' <span class="bh-flag">{widgets.icon("flag")} {widgets.plain(flag)}</span>' if flag else ""
+    kinds = "".join(f" · {widgets.plain(row[name])}" for name in ("subtype", "magnification") if row[name])
     lines = [
-        f'<div class="bh-truth">{widgets.plain(row["magnification"] or "")} {widgets.plain(row["subtype"] or "")} '
-        f"{widgets.plain(row['case'] or '')} · truly <b>{widgets.plain(row['label'] or 'unknown')}</b>{mark}</div>"
+        f'<div class="bh-truth">truly <b>{widgets.plain(row["label"] or "unknown")}</b>{kinds}<br>'
+        f"{widgets.plain(row['case'] or 'case unknown')}{mark}</div>"
     ]
     for entry in entries:
         right = bool(row[f"right_{entry.id}"])
@@ -51,10 +53,19 @@ def opinion_html(row: pd.Series, entries: Sequence[Named], flag: str = "") -> st
             f'<div class="bh-opinion{"" if right else " bh-wrong"}" title="{widgets.plain(entry.label)}">'
             f'<span class="bh-dot" style="background:{entry.colour}"></span>{sign}'
             f'<span class="bh-who">{widgets.plain(entry.label)}</span>'
-            f"<span>{widgets.plain(row[f'predicted_{entry.id}'])} {row[f'confidence_{entry.id}']:.2f}</span>"
+            f"<span>{_class_html(row[f'predicted_{entry.id}'])} {row[f'confidence_{entry.id}']:.2f}</span>"
             f'<span class="bh-sr">, {"right" if right else "wrong"}</span></div>'
         )
     return "".join(lines)
+
+
+def _class_html(name: str) -> str:
+    """A class in a narrow line: `B` and `M` as in the confusion matrices, the word for those who listen."""
+    if name not in CLASSES:
+        return widgets.plain(name)
+    return (
+        f'<span aria-hidden="true" title="{name}">{name[0].upper()}</span><span class="bh-sr">{name}</span>'
+    )
 
 
 def alt_of(row: pd.Series) -> str:

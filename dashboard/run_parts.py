@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import cached, places, run_live, run_table, selection, widgets
+from dashboard import cached, compare_view, places, run_live, run_table, selection, widgets
 from engine.analysis import predictions as tables
+from engine.analysis.ensemble import METHODS
 from engine.analysis.metrics import score_of
 from engine.errors import EngineError, shorten
 from engine.report import confusion
@@ -92,10 +94,23 @@ def actions(folder: RunFolder, summary: Summary) -> None:
             st.switch_page(places.page("train"), query_params={"from": folder.id})
         for page, label, icon, fits in (
             ("compare", "Compare", "compare_arrows", bool(run_table.able([summary], "compare"))),
-            ("explain", "Explain", "blur_on", folder.best.is_file()),
+            ("explain", "Explain", "blur_on", _has_network(folder, summary)),
+            ("predict", "Predict", "biotech", _has_network(folder, summary)),
         ):
             if fits and places.has_page(page) and st.button(label, icon=f":material/{icon}:"):
-                st.switch_page(places.page(page), query_params={"runs": folder.id})
+                param = "run" if page == "predict" else "runs"
+                st.switch_page(places.page(page), query_params={param: folder.id})
+
+
+def _has_network(folder: RunFolder, summary: Summary) -> bool:
+    """Whether there is a network to look into: the run's own, or those of every member."""
+    if summary.config.kind != "ensemble":
+        return folder.best.is_file()
+    try:
+        members = [cached.run(str(member)) for member in summary.config.details.get("members") or ()]
+        return bool(members) and all(member.best.is_file() for member in members)
+    except EngineError:
+        return False
 
 
 def _do(act) -> None:
@@ -162,7 +177,9 @@ def _spent(summary: Summary) -> None:
 
 def score_table(table: pd.DataFrame) -> pd.DataFrame:
     """`estimate_table` turned for reading: a row per score, a column for all and per magnification, then n."""
-    names = ["all" if name == "all" else str(name) for name in table["slice"]]
+    parts, titles = confusion.columns([str(name) for name in table["slice"]])
+    names = [titles.get(part, part) for part in parts]
+    table = table.iloc[: len(parts)]
     rows = [[score_of(name).title, *(estimate.short for estimate in table[name])] for name in SCORES]
     first = table[SCORES[0]]
     rows.append(["Images", *(f"{estimate.n_images:,}" for estimate in first)])
@@ -239,22 +256,16 @@ def _examples(summary: Summary, side: str) -> None:
                 _example(row, paths)
 
 
-def _paths(summary: Summary) -> dict[str, Any]:
-    try:
-        manifest = cached.manifest_of(summary.id)
-    except EngineError:
-        return {}
-    return {
-        str(name): manifest.absolute(str(path))
-        for name, path in zip(manifest.table["image_id"], manifest.table["path"], strict=True)
-    }
+def _paths(summary: Summary) -> dict[str, str]:
+    """image_id -> file: of the run, or of what it was made of."""
+    return compare_view.image_paths([summary.id, *map(str, summary.config.details.get("members") or ())])
 
 
-def _example(row: dict[Any, Any], paths: dict[str, Any]) -> None:
+def _example(row: dict[Any, Any], paths: dict[str, str]) -> None:
     said = f"{row['label']}, called {row['predicted']}, p(true) {row['true_probability']:.3f}"
-    path = paths.get(row["image_id"])
+    path = Path(paths.get(row["image_id"], ""))
     drawn = False
-    if path is not None and path.is_file():
+    if path.is_file():
         try:
             st.image(cached.thumbnail(path, 320), width="stretch", alt=f"{row['image_id']}: {said}")
             drawn = True
@@ -306,8 +317,11 @@ def details(folder: RunFolder, summary: Summary) -> None:
 
 def _configuration(folder: RunFolder, summary: Summary) -> None:
     config = summary.config
-    if config.kind not in ("train", "fusion"):
+    if config.kind != "train":
         _made_of(summary)
+        if config.details.get("members"):
+            st.caption("The same from the command line:")
+            st.code(launch.command_line(config), language="bash", wrap_lines=True)
         return
     holders = {"DataConfig": config.data, "ModelConfig": config.model, "TrainingConfig": config.training}
     titles = {"DataConfig": "Data", "ModelConfig": "Model", "TrainingConfig": "Training"}
@@ -321,8 +335,7 @@ def _configuration(folder: RunFolder, summary: Summary) -> None:
                 if kind.__name__ == group
             ]
             widgets.facts(pairs)
-    if config.details:
-        st.json(config.details, expanded=False)
+    _recorded(config.details)
     _pixels(folder)
     st.caption("The same from the command line:")
     st.code(launch.command_line(config), language="bash", wrap_lines=True)
@@ -369,15 +382,31 @@ def _made_of(summary: Summary) -> None:
             st.caption(widgets.escaped(f"{member} is not here any more."))
     rest = {key: value for key, value in details.items() if key != "members"}
     plain = [
-        (key.replace("_", " "), value) for key, value in rest.items() if isinstance(value, str | int | float)
+        (key.replace("_", " ").capitalize(), _fact(key, value))
+        for key, value in rest.items()
+        if isinstance(value, str | int | float)
     ]
     if plain:
         widgets.facts(plain)
-    nested = {key: value for key, value in rest.items() if not isinstance(value, str | int | float)}
-    if nested:
-        st.json(nested, expanded=False)
+    _recorded({key: value for key, value in rest.items() if not isinstance(value, str | int | float)})
     if not details:
         st.caption("Nothing was recorded about how this was made.")
+
+
+def _fact(key: str, value: object) -> object:
+    """A recorded value as a person reads it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "method" and value in METHODS:
+        return METHODS[str(value)].title
+    return str(value).replace("-", " ") if key == "tie_rule" else value
+
+
+def _recorded(details: dict[str, Any]) -> None:
+    """What else is in `config.json`, for those who want it whole."""
+    if details:
+        with st.expander("Everything that was recorded (JSON)", icon=":material/data_object:"):
+            st.json(details)
 
 
 def shown(item: dataclasses.Field, value: Any) -> str:

@@ -18,6 +18,20 @@ def counted(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def signed(value: float, low: float | None = None, high: float | None = None, digits: int = 3) -> str:
+    """A difference: `+0.065`, `−0.017 [−0.066, +0.023]`, `0.000`; n/a where it is undefined, no interval without bounds."""
+
+    def one(number: float) -> str:
+        if not math.isfinite(number):
+            return "n/a"
+        text = f"{number:+.{digits}f}".replace("-", "−")
+        return text[1:] if float(f"{number:.{digits}f}") == 0 else text
+
+    if low is None or high is None or not math.isfinite(low + high):
+        return one(value)
+    return f"{one(value)} [{one(low)}, {one(high)}]"
+
+
 def duration(seconds: float | None) -> str:
     """`45 s`, `3 min 20 s`, `2 h 05 min`; `n/a` where it is not known."""
     if seconds is None or not math.isfinite(seconds):

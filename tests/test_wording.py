@@ -36,3 +36,11 @@ def test_no_sign_of_markdown_keeps_its_meaning():
     for position, sign in enumerate(shown):
         if sign in "*[]()<>`$#:~":
             assert shown[position - 1] == "\\"
+
+
+def test_a_difference_has_its_sign_and_zero_has_none():
+    assert wording.signed(0.065, 0.017, 0.115) == "+0.065 [+0.017, +0.115]"
+    assert wording.signed(-0.017, -0.066, 0.023) == "−0.017 [−0.066, +0.023]"
+    assert wording.signed(-0.0001) == wording.signed(0.0) == "0.000"
+    assert wording.signed(-0.15, float("nan"), float("nan")) == "−0.150"
+    assert wording.signed(float("nan")) == "n/a"

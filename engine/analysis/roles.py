@@ -11,6 +11,7 @@ import pandas as pd
 
 from engine.analysis.ensemble import METHODS, Combined, Cube
 from engine.errors import shorten
+from engine.wording import signed
 
 ROLES = ("train", "val", "fused", "test")
 
@@ -224,12 +225,10 @@ def cautions(
         text = f"The members were chosen on {chosen_on} and the method was fitted on it as well"
         found.append(Caution("fitted-where-chosen", text))
     if gain is not None and not np.isnan(gain[1]) and gain[1] <= 0 <= gain[2]:
-        text = (
-            f"The gain over the best member ({gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]) may be chance"
-        )
+        text = f"The difference to the best member ({signed(*gain)}) may be chance"
         found.append(Caution("gain-within-interval", text))
     elif gain is not None and gain[2] < 0:
-        text = f"The best member alone is better ({gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}])"
+        text = f"The best member alone is better ({signed(*gain)})"
         found.append(Caution("worse-than-best", text, True))
     if len(source) == 1:
         found.append(Caution("one-member", "One member is not an ensemble: the result is that member"))
@@ -242,7 +241,7 @@ def cautions(
     if 0 < cases < 30:
         found.append(
             Caution(
-                "few-cases", f"Only {cases} cases are scored: differences this small set can show are large"
+                "few-cases", f"Only {cases} cases are scored: only large differences can be told from chance"
             )
         )
     if answer.ties:

@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.analysis.ensemble import DIGITS, Cube, check_cube, outcomes
 from engine.errors import EnsembleError, shorten
+from engine.wording import signed
 
 MAX_SEARCH = 16
 CHUNK = 300_000  # numbers held at once by a search: 2.4 MB, so that they stay in the processor's cache
@@ -241,7 +242,7 @@ class Optimism:
     def __str__(self) -> str:
         return (
             f"{self.apparent:.3f} as searched, {self.nested:.3f} on cases not searched: "
-            f"optimism {self.optimism:+.3f} ({self.tried:,} combinations, {self.repeats} x {self.folds} folds by case)"
+            f"optimism {signed(self.optimism)} ({self.tried:,} combinations, {self.repeats} x {self.folds} folds by case)"
         )
 
 

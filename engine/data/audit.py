@@ -235,7 +235,7 @@ def _verdict(
     images: int,
 ) -> tuple[str, str]:
     if shared:
-        names = ", ".join(sorted(shared)[:3]) + (", ..." if len(shared) > 3 else "")
+        names = ", ".join(sorted(shared)[:3]) + (f" and {len(shared) - 3} more" if len(shared) > 3 else "")
         where = "; ".join(f"{pair.replace('-', ' and ')}: {count}" for pair, count in pairs.items() if count)
         verb = "is" if len(shared) == 1 else "are"
         return "leak", (

@@ -94,16 +94,16 @@ class OfficialComparison:
     def summary(self) -> str:
         """One sentence."""
         if self.complete:
-            return f"Complete: all {self.expected} images of the 82 slides of BreakHis, and no other."
+            return f"Complete: all {self.expected:,} images of the 82 slides of BreakHis, and no other."
         fewer = self.differences[self.differences["found"] < self.differences["expected"]]
         more = self.differences[self.differences["found"] > self.differences["expected"]]
         lacking = int((fewer["expected"] - fewer["found"]).sum())
-        parts = [f"{self.found} of the {self.expected} images of BreakHis"]
+        parts = [f"{self.found:,} of the {self.expected:,} images of BreakHis"]
         if lacking:
-            parts.append(f"{lacking} missing from {fewer['slide'].nunique()} slides")
+            parts.append(f"{lacking:,} missing from {fewer['slide'].nunique()} slides")
         if len(more):
             extra = int((more["found"] - more["expected"]).sum())
-            parts.append(f"{extra} more than the release has, in {shorten(sorted(set(more['slide'])))}")
+            parts.append(f"{extra:,} more than the release has, in {shorten(sorted(set(more['slide'])))}")
         if self.foreign:
             parts.append(
                 f"{len(self.foreign)} slides that the release has not, {shorten(list(self.foreign))}"
@@ -327,7 +327,7 @@ def _remarks(table: pd.DataFrame, sizes: dict[str, int]) -> Iterator[str]:
         yield f"A single image: {shorten(single)}."
     gaps = sum(_gaps(names) for names in counts["image_id"])
     if gaps:
-        yield f"The numbering of images has {gaps} gaps; nothing need be missing."
+        yield f"The numbering of images has {gaps:,} gaps; nothing need be missing."
 
 
 def _gaps(names: list[str]) -> int:

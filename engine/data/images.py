@@ -416,10 +416,36 @@ def _unreadable(name: str, error: OSError) -> DataError:
     )
 
 
+# How files begin that people have by mistake where an image should be.
+_BEGINNINGS = (
+    (b"<!doctype html", "a web page: a download that went wrong"),
+    (b"<html", "a web page: a download that went wrong"),
+    (b"version https://git-lfs", "a Git LFS pointer: the file itself was not fetched"),
+    (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a ZIP archive or an office document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"GIF8", "a GIF"),
+    (b"BM", "a BMP image"),
+    (b"\x00\x00\x00\x0cjP", "a JPEG 2000 image"),
+)
+
+
+def _kind_in_words(data: bytes) -> str:
+    """What a file is that is no image: `a web page: ...`, `text that begins with "..."`, `unknown binary data`."""
+    start = bytes(data[:64]).lstrip()
+    for beginning, words in _BEGINNINGS:
+        if start.lower().startswith(beginning.lower()):
+            return words
+    text = start[:24].decode("ascii", errors="ignore")
+    if start and len(text) == len(start[:24]) and text.isprintable():
+        return f'text that begins with "{text}"'
+    return "bytes of no format that is read here"
+
+
 def _not_an_image(data: bytes, name: str) -> DataError:
     return DataError(
         f"{name} is not a PNG, JPEG or TIFF image",
-        found=f"a file that begins with {bytes(data[:8])!r}",
+        found=_kind_in_words(data),
         remedy="Save it as PNG",
         kind="format",
     )

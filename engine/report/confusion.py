@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 
 from engine.analysis import metrics
 from engine.report import theme
+from engine.wording import signed
 
 MODES = ("counts", "percent", "difference")
 CELL_PX, GAP_PX, HEAD_PX, LAST_PX = 34, 38, 46, 20
@@ -229,7 +230,7 @@ def _under(canvas, matrix, base, mode, x, y, ink, narrow) -> None:
     text = "n/a" if np.isnan(own) else f"{own:.3f}"
     if mode == "difference" and base is not None:
         gap = own - float(metrics.balanced_accuracy(base[None])[0])
-        text = "n/a" if np.isnan(gap) else f"{gap:+.3f}"
+        text = "n/a" if np.isnan(gap) else signed(gap)
     n = f"n = {int(matrix.sum()):,}"
     if narrow:
         _text(canvas, x, y + 0.45, n if text == "n/a" else f"{text}<br>{n}", 10, ink, 0.78)

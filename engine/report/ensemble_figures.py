@@ -21,6 +21,7 @@ from engine.report.theme import (
     translucent,
     wrapped,
 )
+from engine.wording import signed
 
 
 def agreement_map(
@@ -152,7 +153,7 @@ def contributions(
         go.Bar(
             x=rows[column], y=[wrapped(names.get(name, name), 28) for name in rows["member"]], orientation="h",
             marker={"color": [colours[name] for name in rows["member"]]}, width=0.6,
-            text=[f"{number:+.3f}".replace("-", "−") for number in rows[column]], textposition="outside",
+            text=[signed(number) for number in rows[column]], textposition="outside",
             cliponaxis=False, textfont={"color": own.ink, "size": 12},
             hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
         )

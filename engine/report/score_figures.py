@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine import wording
 from engine.report.theme import class_colour, plain, template, tone, wrapped
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ def _bar(low: float, high: float, position: float, colour: str) -> go.Scatter:
 def _numbers(one: Estimate, signed: bool) -> str:
     if not signed or not np.isfinite(one.value):
         return plain(one.short)
-    if not np.isfinite(one.low + one.high):
-        return f"{one.value:+.3f}".replace("-", "−")
-    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]".replace("-", "−")
+    return wording.signed(one.value, one.low, one.high)
 
 
 def case_bars(cases: pd.DataFrame, *, dark: bool = False) -> go.Figure:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from engine.analysis.comparison import Comparison, PairedDifference
 from engine.analysis.metrics import SCORES, score_of
+from engine.wording import signed
 
 MAIN = "main analysis"
 
@@ -121,8 +122,7 @@ def _difference(gap: PairedDifference | None) -> str:
     if gap is None or not np.isfinite(gap.estimate.value):
         return ""
     low, high = difference_bounds(gap)
-    bounds = f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low + high) else ""
-    return f"{gap.estimate.value:+.3f}{bounds}, p = {gap.p_holm:.3f}"
+    return f"{signed(gap.estimate.value, low, high)}, p = {gap.p_holm:.3f}"
 
 
 def tex(text: str) -> str:

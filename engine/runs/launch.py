@@ -483,6 +483,8 @@ def command_line(
     Args:
         models, folds, seeds, rates: of a launch of several runs (see `plan`); those of the configuration unless given.
     """
+    if config.kind in _JOINED:
+        return _joined_line(config)
     words = ["python", "-m", "engine", command]
     several = {"--model": models, "--fold": folds, "--seed": seeds, "--lr": rates}
     for group, item in options():
@@ -505,6 +507,27 @@ def command_line(
     if executor != LOCAL:
         words += ["--executor", executor]
     return shlex.join(words)
+
+
+# kind of a run that is made of others -> the command that makes it
+_JOINED = {"ensemble": "ensemble", "fusion": "fuse", "soup": "soup", "pooled": "pool"}
+
+
+def _joined_line(config: RunConfig) -> str:
+    """The command that makes an ensemble, fusion, soup or pooled entry of its members again."""
+    told = config.details
+    members = [str(member) for member in told.get("members") or ()]
+    words = ["python", "-m", "engine", _JOINED[config.kind], *members]
+    if config.kind == "ensemble":
+        words += ["--method", str(told.get("method", "mean"))]
+        weights = [float(weight) for weight in told.get("weights") or ()]
+        if weights and not told.get("fits") and max(weights) - min(weights) > 1e-9:
+            words += ["--weights", ",".join(f"{weight:.6g}" for weight in weights)]
+        if told.get("tie_rule", "mean-probability") != "mean-probability":
+            words += ["--ties", str(told["tie_rule"])]
+        words += ["--per-case"] * bool(told.get("per_case"))
+    words += ["--as-study"] * bool(told.get("as_study")) + ["--greedy"] * (told.get("recipe") == "greedy")
+    return shlex.join([*words, "--name", config.name])
 
 
 def work_here(folder: RunFolder, listener: Callable[[Status], None] | None = None) -> int:

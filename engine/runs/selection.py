@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.wording import signed
+
 
 def selection_sentence(details: Mapping[str, Any]) -> str:
     """How a saved ensemble was found, in words; empty where that was not recorded."""
@@ -25,5 +27,5 @@ def selection_sentence(details: Mapping[str, Any]) -> str:
         text += f"; {record['seen_before']:,} ensemble{'' if one else 's'} of these runs had shown {'its' if one else 'their'} test score before"
     if record["optimism"]:
         guess = record["optimism"]
-        text += f". Optimism of having searched: {guess['optimism']:+.3f} ({guess['apparent']:.3f} as searched, {guess['nested']:.3f} on cases not searched)"
+        text += f". Optimism of having searched: {signed(guess['optimism'])} ({guess['apparent']:.3f} as searched, {guess['nested']:.3f} on cases not searched)"
     return text + "."

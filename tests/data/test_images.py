@@ -175,3 +175,20 @@ def test_tiles_cover_the_image():
 
 def test_thumbnails_keep_their_proportions(picture):
     assert thumbnail(encode_png(picture), 35).shape == (23, 35, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\n<html><body>not found", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        (b"hello, this is no picture", 'text that begins with "hello, this is no pictur"'),
+        (bytes(range(128, 200)), "bytes of no format"),
+    ],
+)
+def test_what_is_no_image_is_named_in_words(data, words):
+    with pytest.raises(DataError) as caught:
+        decode(data, "slide.png")
+    assert words in str(caught.value)
+    assert "b'" not in str(caught.value)

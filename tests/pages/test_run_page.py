@@ -165,3 +165,39 @@ def test_a_run_without_its_images_still_shows_its_predictions(app, said, finishe
     at.run()
     assert not at.exception
     assert "The image file is not here." in said(at)
+
+
+def test_an_ensemble_shows_its_members_images_and_the_command_that_makes_it(
+    app, said, runs_dir, make_run, tmp_path
+):
+    from fabricate import write_images
+
+    from dashboard import run_parts
+    from engine.runs import ensembles
+
+    write_images(tmp_path / "data", cases=10, images=3)
+    members = [make_run(name=name, seed=seed, data_root=tmp_path / "data") for seed, name in enumerate("ab")]
+    folder = ensembles.save_ensemble(members, "vote", "a jury", runs_dir)
+    at = app("run", id=folder.id)
+    assert not at.exception
+    assert "The image file is not here." not in said(at)
+    assert f"python -m engine ensemble {members[0].id} {members[1].id} --method vote --name 'a jury'" in [
+        code.value for code in at.code
+    ]
+    assert "Majority vote" in said(at)
+    assert not [button for button in at.button if button.label == "Explain"]  # no weights are there
+    for member in members:
+        member.best.write_bytes(b"weights")
+    assert run_parts._has_network(folder, folder.summary())
+
+
+def test_one_magnification_is_one_column(make_run):
+    from dashboard import run_parts
+    from engine.analysis import intervals
+
+    table = make_run().predictions("test")
+    both = run_parts.score_table(intervals.estimate_table(table, run_parts.SCORES, by="magnification"))
+    assert list(both.columns[1:]) == ["all", "40X", "100X", "200X", "400X"]
+    alone = table[table["magnification"] == "40X"]
+    one = run_parts.score_table(intervals.estimate_table(alone, run_parts.SCORES, by="magnification"))
+    assert list(one.columns[1:]) == ["all (40X)"]

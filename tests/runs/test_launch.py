@@ -327,3 +327,26 @@ def test_a_rate_that_is_none_is_named(text):
 def test_rates_are_read_and_nothing_is_the_recipes():
     assert launch.parse_rates("1e-4, 0.001; 1e-4") == (1e-4, 1e-3)
     assert launch.parse_rates(" ") == (0.0,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "command"),
+    [
+        ("fusion", {"as_study": True}, "fuse A B --as-study --name 'two of them'"),
+        ("soup", {"recipe": "greedy"}, "soup A B --greedy --name 'two of them'"),
+        ("pooled", {}, "pool A B --name 'two of them'"),
+        (
+            "ensemble",
+            {"method": "mean", "weights": [0.25, 0.75], "tie_rule": "lowest-label", "per_case": True},
+            "ensemble A B --method mean --weights 0.25,0.75 --ties lowest-label --per-case --name 'two of them'",
+        ),
+        (
+            "ensemble",
+            {"method": "mean", "weights": [0.5, 0.5]},
+            "ensemble A B --method mean --name 'two of them'",
+        ),
+    ],
+)
+def test_the_command_line_of_what_is_made_of_runs_names_them(kind, details, command):
+    config = RunConfig(name="two of them", kind=kind, details={"members": ["A", "B"], **details})
+    assert launch.command_line(config) == f"python -m engine {command}"
