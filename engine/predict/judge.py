@@ -1,9 +1,9 @@
 """Images from anywhere, judged: predictions, calibrated, with agreement, and whether they look familiar.
 
 Files are decoded batch by batch on all cores, each once whatever the number of members, and dropped after their
-batch: memory does not grow with the number of images. For a GPU the next batches are decoded while it works; on a
-CPU that would only take cores from the network. A file that cannot be decoded
-is refused by name and the rest goes on; a stop keeps what was judged.
+batch: memory does not grow with the number of images. Networks predict with their BatchNorms folded. For a GPU the
+next batches are decoded while it works; on a CPU that would only take cores from the network. A file that cannot be
+decoded is refused by name and the rest goes on; a stop keeps what was judged.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from engine.allocator import kept_memory
 from engine.analysis.ensemble import Fitted
 from engine.analysis.fitting import ensemble_predictions
 from engine.analysis.predictions import classes_of, logits, predicted
@@ -103,7 +104,19 @@ def judge(
         RunError: the run has no network. EnsembleError: it was fitted anew in every fold.
         DataError: no file could be decoded (with one file, its error).
     """
-    say = phase or (lambda _: None)
+    with kept_memory():
+        return _judge(folder, paths, told, progress, phase or (lambda _: None), stop, device)
+
+
+def _judge(
+    folder: RunFolder,
+    paths: Sequence[Path],
+    told: Told | None,
+    progress: Progress | None,
+    say: Callable[[str], object],
+    stop: Callable[[], bool] | None,
+    device: str,
+) -> Judged:
     say("Loading the model")
     leaves = judges(folder)
     models = {run_id: _load(leaf, device) for run_id, leaf in leaves.items()}
@@ -164,10 +177,14 @@ def judges(folder: RunFolder) -> dict[str, RunFolder]:
 
 
 def _load(folder: RunFolder, device: str) -> LoadedModel | LoadedFusion:
+    from engine.training.folding import folded
     from engine.training.fusion import load_fusion
     from engine.training.models import load_run_model
 
-    return load_fusion(folder, device) if folder.config().kind == "fusion" else load_run_model(folder, device)
+    def network(run: RunFolder) -> LoadedModel:
+        return folded(load_run_model(run, device))
+
+    return load_fusion(folder, load=network) if folder.config().kind == "fusion" else network(folder)
 
 
 def _networks(models: dict[str, LoadedModel | LoadedFusion]) -> Iterator[LoadedModel]:
