@@ -7,6 +7,7 @@ file system cannot: there the queue keeps a rollback journal, and the index is n
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ def on_network(folder: Path) -> bool:
         words = line.split(" ")
         if len(words) < 3:
             continue
-        mount = words[1].encode().decode("unicode_escape")
+        mount = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), words[1])  # a space is \040
         inside = place == mount or place.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, words[2]
