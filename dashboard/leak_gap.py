@@ -21,6 +21,7 @@ import streamlit as st
 from dashboard import cached, places, widgets
 from engine import files
 from engine.errors import DataError
+from engine.runs import niceness
 
 FOLDER = ".probes"
 NAMES = {
@@ -55,13 +56,14 @@ def answer_file(root: str) -> Path:
 
 
 def start(root: str, target: Path) -> Job:
-    """Begin a probe; its output is the answer file."""
+    """Begin a probe, which steps back for whoever looks at pages; its output is the answer file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "engine", "probe", str(Path(root).expanduser().absolute()), "--json"]
     with open(target, "wb") as out, open(target.with_suffix(".log"), "wb") as log:
         process = subprocess.Popen(
             command, stdout=out, stderr=log, stdin=subprocess.DEVNULL, cwd=places.ROOT, start_new_session=True
         )
+    niceness.step_back(process.pid)
     return Job(process, time.time())
 
 

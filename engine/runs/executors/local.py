@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from engine.errors import EngineError, RunError
-from engine.runs import boot, resources
+from engine.runs import boot, niceness, resources
 from engine.runs.executors.answers import ABSENT, RUNNING, Check, Job
 from engine.runs.folder import RunFolder, lock_is_held, writing
 from engine.runs.status import STARTING, WORKING
@@ -136,13 +136,14 @@ def environment(folder: RunFolder, slot: str) -> dict[str, str]:
 
 
 def spawn(folder: RunFolder, slot: str = CPU_SLOT) -> subprocess.Popen[bytes]:
-    """Start the worker of a folder and return its process, for whoever wants to reap it.
+    """Start the worker of a folder and return its process, for whoever wants to reap it; on the CPU it steps back
+    (`engine.runs.niceness`).
 
     Raises:
         OSError: no log can be written, or the system gives no process.
     """
     with open(folder.path / "log.txt", "ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             worker_command(folder),
             cwd=ROOT,
             env=environment(folder, slot),
@@ -151,6 +152,9 @@ def spawn(folder: RunFolder, slot: str = CPU_SLOT) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    if slot == CPU_SLOT:
+        niceness.step_back(process.pid)
+    return process
 
 
 def submit(folder: RunFolder, slot: str = CPU_SLOT) -> None:
