@@ -13,8 +13,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import streamlit as st  # noqa: E402
+from streamlit import runtime  # noqa: E402
 
-from dashboard import gate, places, widgets  # noqa: E402
+from dashboard import gate, places, resident, widgets  # noqa: E402
 from engine.errors import EngineError  # noqa: E402
 
 # file -> (title, icon, group); the group "" is routable but not listed.
@@ -82,3 +83,5 @@ except EngineError as error:
     widgets.show_error(error)
 finally:
     widgets.fill_share()
+    if runtime.exists():  # a server, no test
+        resident.settle()

@@ -9,6 +9,9 @@ from plotly.subplots import make_subplots
 from engine.report import theme
 
 TRAIN = "#7E7888"  # readable on white and on dark
+# More epochs than this are a line without dots: they would touch each other, and a browser draws each of them again
+# whenever a live curve grows.
+DOTTED_EPOCHS = 60
 
 
 def learning_curves(
@@ -31,6 +34,7 @@ def learning_curves(
     ]
     with_rate = "lr" in metrics and metrics["lr"].notna().any()
     rows = 2 if with_rate else 1
+    mode = "lines+markers" if metrics["epoch"].nunique() <= DOTTED_EPOCHS else "lines"
     fig = make_subplots(
         rows,
         len(panels),
@@ -46,7 +50,7 @@ def learning_curves(
             if part.empty:
                 continue
             fig.add_scatter(
-                x=part["epoch"], y=part[name], mode="lines+markers", name=words, legendgroup=words,
+                x=part["epoch"], y=part[name], mode=mode, name=words, legendgroup=words,
                 showlegend=False, line={"color": colour, "width": 2}, marker={"size": 5},
                 hovertemplate=f"{words}, epoch %{{x}}: %{{y:.3f}}<extra></extra>", row=1, col=column,
             )  # fmt: skip

@@ -1,6 +1,7 @@
 """Figures of the run page, and the images it picks."""
 
 import fabricate
+import pandas as pd
 
 from dashboard import run_figures, run_parts
 
@@ -22,6 +23,18 @@ def test_curves_of_one_epoch_can_be_drawn(finished_run):
     fig, words = run_figures.learning_curves(metrics[metrics["epoch"] == 1])
     assert len(fig.data) >= 4
     assert "1 epoch" in words
+
+
+def test_many_epochs_are_lines_without_a_dot_for_each():
+    """A browser draws every dot of a live curve again whenever it grows."""
+    rows = [
+        {"epoch": epoch, "split": side, "loss": 1 / epoch, "accuracy": 0.5, "lr": 1e-3}
+        for epoch in range(1, run_figures.DOTTED_EPOCHS + 2)
+        for side in ("train", "val")
+    ]
+    many, few = pd.DataFrame(rows), pd.DataFrame(rows[:-2])
+    assert {trace.mode for trace in run_figures.learning_curves(many)[0].data} == {"lines"}
+    assert "lines+markers" in {trace.mode for trace in run_figures.learning_curves(few)[0].data}
 
 
 def test_buckets_hold_what_they_promise(tmp_path):
