@@ -46,11 +46,14 @@ def _wait_until_healthy(url: str, process: subprocess.Popen, seconds: float = 60
 
 
 @contextlib.contextmanager
-def serving(runs: Path, sample: Path, log: Path) -> Iterator[Server]:
-    """`streamlit run dashboard/Home.py` on these folders."""
+def serving(
+    runs: Path, sample: Path, log: Path, script: str = "dashboard/Home.py", **variables: str
+) -> Iterator[Server]:
+    """`streamlit run dashboard/Home.py` on these folders, or another script that serves it."""
     port = _free_port()
-    environment = {**os.environ, "DASHBOARD_RUNS": str(runs), "DASHBOARD_SAMPLE": str(sample)}
-    command = [sys.executable, "-m", "streamlit", "run", "dashboard/Home.py"]
+    folders = {"DASHBOARD_RUNS": str(runs), "DASHBOARD_SAMPLE": str(sample)}
+    environment = {**os.environ, **folders, **variables}
+    command = [sys.executable, "-m", "streamlit", "run", script]
     command += ["--server.port", str(port), "--server.headless", "true", "--server.fileWatcherType", "none"]
     with open(log, "wb") as output:
         process = subprocess.Popen(
