@@ -127,6 +127,38 @@ def test_one_magnification_is_split_as_it_is_in_the_pooled_split(breakhis):
     assert split_hash(pooled) == split_hash(alone)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_hold_out_draws_whole_cases_until_15_percent_of_the_images_are_there(breakhis, seed):
+    """Per class: enough images on a side, and one case fewer would not be; half of the cases at least stay in train."""
+    table = make_split(breakhis, SplitSpec("holdout", seed=seed)).table
+    for label, images in table.groupby("label"):
+        for side in ("val", "test"):
+            drawn = images[images["split"] == side]["case"].value_counts()
+            assert drawn.sum() >= 0.15 * len(images)
+            assert drawn.sum() - drawn.max() < 0.15 * len(images)
+        train = images[images["split"] == "train"]
+        assert train["case"].nunique() >= images["case"].nunique() / 4, label
+    few = make_split(small(3, 3), SplitSpec("holdout", seed=seed)).table
+    assert (few.groupby(["label", "split"])["case"].nunique() == 1).all()
+
+
+def test_with_several_classes_only_train_needs_them_all():
+    rows = [
+        (f"{label}{case}.png", f"{label}{case}.png", label, "", f"{label}{case}", f"s{label}{case}", "40X")
+        for label, cases in (("a", 5), ("b", 5), ("c", 1))
+        for case in range(cases)
+    ]
+    table = make_split(manifest_of(rows, ("a", "b", "c")), SplitSpec("case")).table
+    assert set(table.loc[table["label"] == "c", "split"]) == {"train"}
+    assert {"a", "b"} <= set(table.loc[table["split"] == "test", "label"])
+    given = manifest_of(rows, ("a", "b", "c"))
+    sides = ["val" if label == "c" else "train" if name.endswith(("0.png", "1.png")) else "test"
+             for name, label in zip(given.table["image_id"], given.table["label"], strict=True)]  # fmt: skip
+    with pytest.raises(SplitError) as error:
+        make_split(given.with_table(given.table.assign(split=sides)), SplitSpec("csv"))
+    assert "train part would have no image of class c" in str(error.value)
+
+
 @pytest.mark.parametrize(("benign", "malignant"), [(3, 3), (3, 11), (4, 5), (9, 11), (16, 54)])
 def test_small_data_sets_have_both_classes_on_every_side(benign, malignant):
     manifest = small(benign, malignant)
