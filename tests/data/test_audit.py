@@ -25,6 +25,42 @@ def test_a_case_on_two_sides_is_named():
     assert "14-1" in report.verdict
 
 
+def test_images_that_leak_are_counted_on_the_side_that_judges():
+    """Case 1: three images in train, one in val, two in test. Case 2: val and test only."""
+    rows = [("1", "a", "train")] * 3 + [("1", "a", "val")] + [("1", "a", "test")] * 2
+    rows += [("2", "b", "val")] * 4 + [("2", "b", "test")] * 5 + [("3", "c", "test")] * 7
+    report = audit(table(*rows))
+    assert report.leaking_images == {"val": 1, "test": 2 + 5}
+    assert report.pairs == {"train-val": 1, "train-test": 1, "val-test": 2}
+    assert report.verdict.startswith("Leaks: 2 of 3 cases are on more than one side")
+
+
+def test_no_more_than_three_cases_are_named():
+    for count, ending in (
+        (1, "among them 0."),
+        (3, "among them 0, 1, 2."),
+        (4, "among them 0, 1, 2 and 1 more."),
+    ):
+        rows = [(str(case), f"s{case}", side) for case in range(count) for side in ("train", "test")]
+        verdict = audit(table(*rows)).verdict
+        assert verdict.endswith(ending)
+        assert (" case is " in verdict or "cases is " in verdict) == (count == 1)
+
+
+def test_twin_images_on_two_sides_leak_even_between_cases():
+    clean = table(("1", "a", "train"), ("2", "b", "val"), ("3", "c", "test"))
+    twins = pd.DataFrame(
+        [{"a": "0.png", "b": "2.png", "distance": 3, "position": "as it is", "exact": False}]
+    )
+    report = audit(clean, twins)
+    assert (audit(clean).level, report.level) == ("clean", "leak")
+    assert "0.png and 2.png" in report.verdict
+    assert report.near_duplicates is not None
+    assert [(one["split_a"], one["split_b"]) for one in report.near_duplicates] == [("train", "test")]
+    same_side = audit(clean.assign(split=["test", "val", "test"]), twins)
+    assert (same_side.level, same_side.near_duplicates) == ("clean", ())
+
+
 def test_a_clean_split_says_how_many_cases_it_looked_at():
     report = audit(table(("14-1", "s1", "train"), ("14-2", "s2", "val"), ("14-3", "s3", "test")))
     assert report.clean
@@ -82,6 +118,11 @@ def test_two_labels_for_one_thing_are_named():
         "Slide s1 is filed under the classes benign and malignant.",
         "Case 14-1 is filed under the labels benign and malignant.",
     )
+
+
+def test_the_case_with_two_subtypes_is_no_conflict_where_one_of_them_is_left():
+    frame = table(("14-13412", "a", "train"), ("14-13412", "b", "train")).assign(subtype="DC")
+    assert audit(frame).label_conflicts == ()
 
 
 def test_the_case_with_two_subtypes_is_named():
