@@ -1,6 +1,7 @@
 # The dashboard in a container. Build: docker build -t breakhis-dashboard .
-# On one machine, for whoever sits at it (the port is published on loopback only, so everyone is an editor):
-#   docker run --init --rm -p 127.0.0.1:8501:8501 -e DASHBOARD_ROLE=editor -v "$PWD/data:/data" --shm-size 1g breakhis-dashboard
+# On one machine, for whoever sits at it (the port is published on loopback only, so everyone is an editor); runs and
+# packed pixels stay in the volume, images are only read:
+#   docker run --init --rm -p 127.0.0.1:8501:8501 -e DASHBOARD_ROLE=editor -v breakhis:/data -v "$PWD/BreaKHis_v1:/images:ro" --shm-size 1g breakhis-dashboard
 # For others: behind a TLS proxy with a login, see the README. --gpus all gives it the GPUs.
 FROM python:3.11-slim
 
@@ -9,7 +10,8 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     NO_ALBUMENTATIONS_UPDATE=1 \
     DASHBOARD_RUNS=/data/runs \
-    DASHBOARD_SAMPLE=/data/sample_data
+    DASHBOARD_SAMPLE=/data/sample_data \
+    BREAKHIS_CACHE=/data/cache
 
 WORKDIR /app
 # Where torch comes from: https://download.pytorch.org/whl/cpu gives an image without CUDA, a fifth of the size.
@@ -25,8 +27,10 @@ COPY engine engine
 COPY dashboard dashboard
 COPY pages pages
 
-# Nothing the dashboard writes lies in its code, and it does not run as root.
-RUN useradd --create-home --uid 1000 dashboard && mkdir -p /data && chown dashboard /data
+# Nothing the dashboard writes lies in its code, and it does not run as root. A named volume takes over the owner of
+# /data; a folder of the host (-v "$PWD/data:/data") must belong to user 1000.
+RUN python -m compileall -q engine dashboard pages \
+    && useradd --create-home --uid 1000 dashboard && mkdir -p /data && chown dashboard /data
 USER dashboard
 VOLUME /data
 EXPOSE 8501

@@ -29,6 +29,22 @@ def test_everything_that_is_copied_exists_and_every_floor_is_copied():
     assert {"engine", "dashboard", "pages", "requirements.txt", ".streamlit/config.toml"} <= set(sources)
 
 
+def test_the_builder_is_sent_what_is_copied_and_nothing_else():
+    """The context is an allow-list: a folder of images or a secret beside the code never reaches an image."""
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert rules[0] == "*"
+    sources = {part for word, rest in instructions() if word == "COPY" for part in shlex.split(rest)[:-1]}
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == sources
+
+
+def test_what_is_written_lies_in_the_volume():
+    environment = dict(
+        part.split("=", 1) for word, rest in instructions() if word == "ENV" for part in rest.split()
+    )
+    for name in ("DASHBOARD_RUNS", "DASHBOARD_SAMPLE", "BREAKHIS_CACHE"):
+        assert environment[name].startswith("/data/"), name
+
+
 def test_the_image_runs_the_documented_command_as_no_root():
     words = instructions()
     (command,) = [rest for word, rest in words if word == "CMD"]
@@ -45,7 +61,8 @@ def test_the_readme_runs_the_image_as_the_dockerfile_says():
         "--init",
         "-p 127.0.0.1:8501:8501",
         "-e DASHBOARD_ROLE=editor",
-        '-v "$PWD/data:/data"',
+        "-v breakhis:/data",
+        '-v "$PWD/BreaKHis_v1:/images:ro"',
         "--shm-size 1g",
     ):
         assert option in said, option
