@@ -1,6 +1,6 @@
 """Members' predictions as cubes, read and aligned once per set of runs with the same images; and who has seen what.
 
-Everything is kept by the times and sizes of the files it came from (`files_key`, `trained_key`).
+Everything is kept by the times and sizes of the files it came from (`keys`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ def files_key(ids: Sequence[str], split: str) -> tuple:
     return (str(runs), *(cached._file_stamp(file) for file in files))
 
 
+def keys(members: Sequence[str], split: str) -> tuple[tuple, tuple]:
+    """What an answer about members depends on: their predictions, and what they were trained on."""
+    return files_key(members, split), trained_key(members)
+
+
 def cube(members: Sequence[str], split: str, per_case: bool = False) -> Cube:
     """The members' predictions on their common images; images a member was trained on are left out.
 
     Raises:
         RunError, PredictionsError, EnsembleError: no predictions, or members that do not fit together.
     """
-    keys = (files_key(members, split), trained_key(members))
-    return _by_case(tuple(members), split, *keys) if per_case else _cube(tuple(members), split, *keys)
+    own = keys(members, split)
+    return _by_case(tuple(members), split, *own) if per_case else _cube(tuple(members), split, *own)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -120,15 +125,15 @@ def _trained_on(path: str, stamp: tuple) -> results.TrainedOn:
 
 def seen(members: Sequence[str], split: str) -> Seen:
     """What of the images that the members predicted any of them was trained on."""
-    return _seen(tuple(members), split, files_key(members, split), trained_key(members))
+    return _seen(tuple(members), split, *keys(members, split))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def _seen(members: tuple[str, ...], split: str, keys: tuple, trained_keys: tuple) -> Seen:
+def _seen(members: tuple[str, ...], split: str, key: tuple, trained_key: tuple) -> Seen:
     images: set[str] = set()
     cases: set[str] = set()
-    for run_id, stamp in zip(members, keys[1:], strict=True):
-        own_images, own_cases = _predicted(run_id, split, (keys[0], stamp))
+    for run_id, stamp in zip(members, key[1:], strict=True):
+        own_images, own_cases = _predicted(run_id, split, (key[0], stamp))
         images |= own_images
         cases |= own_cases
     return seen_among([trained(run_id) for run_id in members], images, cases)

@@ -79,7 +79,7 @@ def fit_problems(ids: Sequence[str], members: Sequence[str], split: str) -> dict
         scored = ensemble_cubes.cube(members, split)
         mark = _images_mark(scored)
         for run_id in set(ids) - set(members):
-            keys = (mark, ensemble_cubes.files_key([run_id], split), ensemble_cubes.trained_key([run_id]))
+            keys = (mark, *ensemble_cubes.keys([run_id], split))
             problem = _fit_problem(run_id, split, *keys, scored)
             if problem[0]:
                 found[run_id] = problem

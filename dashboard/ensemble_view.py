@@ -264,8 +264,7 @@ def leave_one_out(choice: Choice, split: str) -> dict[str, float]:
     return _leave_one_out(
         choice,
         split,
-        ensemble_cubes.files_key(choice.members, split),
-        ensemble_cubes.trained_key(choice.members),
+        *ensemble_cubes.keys(choice.members, split),
     )
 
 
@@ -282,8 +281,7 @@ def shapley(choice: Choice, split: str) -> pd.DataFrame:
     return _shapley(
         choice,
         split,
-        ensemble_cubes.files_key(choice.members, split),
-        ensemble_cubes.trained_key(choice.members),
+        *ensemble_cubes.keys(choice.members, split),
     )
 
 
@@ -298,7 +296,7 @@ def _shapley(choice: Choice, split: str, keys: tuple, trained: tuple) -> pd.Data
 def search(candidates: Sequence[str], per_case: bool = False) -> Search:
     """Every subset of the candidates, ranked on validation (at most 16; computed once, with a progress bar)."""
     ids = tuple(sorted(candidates))
-    return _search(ids, per_case, ensemble_cubes.files_key(ids, "val"), ensemble_cubes.trained_key(ids))
+    return _search(ids, per_case, *ensemble_cubes.keys(ids, "val"))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Scoring every combination on validation ...")
@@ -319,7 +317,7 @@ def _search(ids: tuple[str, ...], per_case: bool, keys: tuple, trained: tuple) -
 def optimism(candidates: Sequence[str], per_case: bool = False) -> subsets.Optimism | None:
     """What having searched made of the best score; None where there are too few cases to say."""
     ids = tuple(sorted(candidates))
-    return _optimism(ids, per_case, ensemble_cubes.files_key(ids, "val"), ensemble_cubes.trained_key(ids))
+    return _optimism(ids, per_case, *ensemble_cubes.keys(ids, "val"))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Searching again without each fifth of the cases ...")
@@ -362,9 +360,7 @@ def cautions(choice: Choice, found: Answer, split: str, chosen_on: str) -> list[
 
 def role_audit(members: Sequence[str], split: str) -> roles.RoleAudit:
     """Which cases trained, selected and tested each member."""
-    return _role_audit(
-        tuple(members), split, ensemble_cubes.files_key(members, split), ensemble_cubes.trained_key(members)
-    )
+    return _role_audit(tuple(members), split, *ensemble_cubes.keys(members, split))
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
@@ -426,8 +422,7 @@ def opinions(choice: Choice, split: str) -> pd.DataFrame:
     return _opinions(
         choice,
         split,
-        ensemble_cubes.files_key(choice.members, split),
-        ensemble_cubes.trained_key(choice.members),
+        *ensemble_cubes.keys(choice.members, split),
     )
 
 
