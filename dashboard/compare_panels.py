@@ -469,13 +469,14 @@ def _matrices(
         how = f"Percentage points of the true class's images, minus {labels[base]}; teal is more, brown less, the full colour from 25 points on."
     else:
         how = "Colour: share of the true class's images, one scale for all."
-    widgets.show_figure(
-        fig,
-        f"Rows: true class, columns: predicted ({letters}). {how} Below each: balanced accuracy and n. Click a cell to see its images.",
-        confusion.alt_text(shown, parts, whole.classes),
-        chart,
-        on_select=lambda: _clicked(chart),
-    )
+    with st.container(key="wide_figure_matrices" if len(parts) > 2 else None):
+        widgets.show_figure(
+            fig,
+            f"Rows: true class, columns: predicted ({letters}). {how} Below each: balanced accuracy and n. Click a cell to see its images.",
+            confusion.alt_text(shown, parts, whole.classes),
+            chart,
+            on_select=lambda: _clicked(chart),
+        )
 
 
 def matrix_rows(table: Comparison, lines: Sequence[Line]) -> list[confusion.Row]:

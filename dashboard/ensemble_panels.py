@@ -179,7 +179,7 @@ def _headline(
 
 
 _CARD_STYLE = """<style>
-.bh-cards{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:.6rem}
+.bh-cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.6rem}
 .bh-card{border:1px solid color-mix(in srgb,currentColor 16%,transparent);border-radius:6px;padding:.5rem .75rem;
  font-variant-numeric:tabular-nums}
 .bh-cardname{font-size:.8rem;opacity:.8}.bh-cardvalue{font-size:1.5rem;font-weight:600;line-height:1.25}
@@ -259,14 +259,15 @@ def _matrices(found: Answer, labels: Mapping[str, str], split: str) -> None:
     )
     chart = f"ens_matrices_{split}_{len(rows)}"
     letters = confusion.legend(classes)
-    widgets.show_figure(
-        fig,
-        f"Rows: true class, columns: predicted ({letters}). Colour: share of the true class. "
-        "Dashed: cells that differ from the best member. Below each: balanced accuracy and n. Click a cell to see its images.",
-        confusion.alt_text(rows, parts, classes),
-        chart,
-        on_select=lambda: _clicked(chart),
-    )
+    with st.container(key="wide_figure_matrices" if len(parts) > 2 else None):
+        widgets.show_figure(
+            fig,
+            f"Rows: true class, columns: predicted ({letters}). Colour: share of the true class. "
+            "Dashed: cells that differ from the best member. Below each: balanced accuracy and n. Click a cell to see its images.",
+            confusion.alt_text(rows, parts, classes),
+            chart,
+            on_select=lambda: _clicked(chart),
+        )
 
 
 def _clicked(chart: str) -> None:

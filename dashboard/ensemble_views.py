@@ -135,9 +135,24 @@ def _agreement(found: Answer, labels: Mapping[str, str]) -> None:
         )
     )
     with st.expander("Counts of every pair", expanded=bool(few)):
-        st.dataframe(
-            pairs.replace({"first": dict(labels), "second": dict(labels)}), hide_index=True, key="ens_pairs"
-        )
+        st.dataframe(pairs_table(pairs, labels), hide_index=True, key="ens_pairs")
+
+
+def pairs_table(pairs: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """`diversity.pairs` for reading: names for ids, words for columns, three digits."""
+    shown = pairs.replace({"first": dict(labels), "second": dict(labels)}).round(3)
+    shown["few_errors"] = shown["few_errors"].map({True: "yes", False: "no"})
+    return shown.rename(
+        columns={
+            "both_right": "Both right",
+            "first_only": "Only first right",
+            "second_only": "Only second right",
+            "both_wrong": "Both wrong",
+            "double_fault": "Share both wrong",
+            "few_errors": "Few errors",
+            **{name: words for name, words in MEASURES.items() if name != "double_fault"},
+        }
+    ).rename(columns=str.capitalize)
 
 
 def _agreement_words(pairs: pd.DataFrame, measure: str, labels: Mapping[str, str]) -> str:

@@ -116,7 +116,7 @@ def recent(summaries: Sequence[Summary]) -> None:
         st.caption("No run yet.")
         return
     colours = widgets.run_colours(summaries)
-    with st.container(gap=None):
+    with st.container(gap=None, key="recent_runs"):
         for summary in summaries[:RECENT]:
             _recent_row(summary, colours[summary.id])
     if len(summaries) > RECENT:
@@ -140,6 +140,7 @@ def _recent_row(summary: Summary, colour: str) -> None:
         widgets.status_chip(summary.state, stalled=summary.stalled)
     value = (summary.status.best or {}).get("value")
     score = "" if value is None else f"{value:.3f} val"
+    why = "Best balanced accuracy on validation; its interval and n are on the run's page"
     leak = ""
     if summary.audit.get("level") == "leak":
         verdict = widgets.plain(summary.audit.get("verdict", ""))
@@ -148,7 +149,7 @@ def _recent_row(summary: Summary, colour: str) -> None:
         )
     with rest:
         st.html(
-            f'<div class="bh-row" style="flex-wrap:nowrap;font-size:.9rem"><span class="bh-num" style="min-width:5.2rem">{score}</span>'
+            f'<div class="bh-row" style="row-gap:0;font-size:.9rem"><span class="bh-num" style="min-width:5.2rem" title="{why}">{score}</span>'
             f'<span class="bh-muted" style="min-width:5.4rem" title="{widgets.when(summary.created_at)}">'
             f"{widgets.ago(summary.created_at)}</span>{leak}</div>"
         )
@@ -163,14 +164,15 @@ def best(summaries: Sequence[Summary]) -> None:
         return
     with widgets.errors_shown():
         estimate = cached.estimates(chosen.id, "test", ("balanced_accuracy",)).iloc[0]["balanced_accuracy"]
-        st.metric("Balanced accuracy on test", widgets.number(estimate.value))
+        value, _, rest = str(estimate).partition(" ")
+        warning = f"{estimate.warning[0].upper()}{estimate.warning[1:]}. " if estimate.warning else ""
         st.html(
-            f'<div class="bh-num">{widgets.plain(estimate)}</div>'
-            f'<div class="bh-muted" style="font-size:.87rem">95% interval, whole cases drawn. '
+            f'<div style="font-size:.9rem">Balanced accuracy on test</div>'
+            f'<div class="bh-num"><span style="font-size:1.5rem">{widgets.plain(value)}</span> {widgets.plain(rest)}</div>'
+            f'<div class="bh-muted" style="font-size:.87rem;margin-top:.3rem">95% interval, whole cases drawn. '
+            f"{widgets.plain(warning)}"
             f"Chosen by its validation score ({widgets.number(chosen.status.best['value'])}), not by this one.</div>"  # type: ignore[index]
         )
-        if estimate.warning:
-            st.caption(widgets.escaped(estimate.warning))
         st.page_link(
             places.page("run"),
             label=widgets.escaped(chosen.name),
@@ -220,7 +222,10 @@ def gap_meaning(estimates: Sequence[tuple[Estimate, Estimate]]) -> str:
 def leak_figure(rows: Sequence[tuple]) -> tuple[go.Figure, str]:
     """One line per pair: split by image against split by case."""
     fig = go.Figure()
-    labels = [f"{clean.config.model.name}" for _, clean, _, _ in rows]
+    labels: list[str] = []
+    for _, clean, _, _ in rows:  # a row each, also where the model is the same
+        again = sum(label.split(",")[0] == clean.config.model.name for label in labels)
+        labels.append(f"{clean.config.model.name}, pair {again + 1}" if again else clean.config.model.name)
     red, green = widgets.verdict_colours()
     for words, colour, symbol, index in (
         ("Patients on both sides", red, "x", 2),

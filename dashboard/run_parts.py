@@ -196,12 +196,13 @@ def _matrices(summary: Summary, side: str) -> None:
     row = confusion.Row(summary.id, summary.name, colour, counts, leaks=summary.audit.get("level") == "leak")
     parts, titles = confusion.columns(list(matrices))
     fig = confusion.figure([row], parts, classes, titles=titles, dark=widgets.is_dark())
-    widgets.show_figure(
-        fig,
-        "Images by true class (rows) and predicted class (columns); below each, balanced accuracy and images.",
-        confusion.alt_text([row], parts, classes),
-        "matrices",
-    )
+    with st.container(key="wide_figure_matrices" if len(parts) > 2 else None):
+        widgets.show_figure(
+            fig,
+            "Images by true class (rows) and predicted class (columns); below each, balanced accuracy and images.",
+            confusion.alt_text([row], parts, classes),
+            "matrices",
+        )
 
 
 BUCKETS = {"Confidently wrong": "worst", "Confidently right": "best", "Unsure": "unsure", "Random": "random"}

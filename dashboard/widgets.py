@@ -93,6 +93,24 @@ button[data-variant][data-selected="true"] p,[data-testid="stTab"][aria-selected
 """
 
 
+# Where the page itself is narrow, Streamlit squeezes columns until words break; here they go below each other.
+_NARROW = """
+{0} [data-testid="stHorizontalBlock"]{{flex-wrap:wrap}}
+{0} [data-testid="stColumn"]{{min-width:min(100%,15rem)}}
+{0} [data-testid="stColumn"] [data-testid="stColumn"]{{min-width:min(100%,8.5rem)}}
+{0} [data-testid="stColumn"]:has(>[data-testid="stVerticalBlock"]>[data-testid="stElementContainer"]:only-child [data-testid="stMetric"]){{min-width:8rem}}
+{0} .st-key-recent_runs [data-testid="stColumn"]{{min-width:0}}
+{0} [class*="st-key-wide_figure"]{{overflow-x:auto}}
+{0} [class*="st-key-wide_figure"] [data-testid="stElementContainer"]:has([data-testid="stPlotlyChart"]){{min-width:40rem}}
+"""
+
+
+def _narrow() -> str:
+    """`_NARROW` for a narrow window, and for one that the open sidebar makes narrow."""
+    beside_sidebar = '[data-testid="stApp"]:has([data-testid="stSidebar"][data-collapsed="false"])'
+    return f"@media (max-width:800px){{{_NARROW.format('')}}}@media (max-width:1080px){{{_NARROW.format(beside_sidebar)}}}"
+
+
 # --- text ----------------------------------------------------------------------------------------------
 def plain(text: object) -> str:
     """Text for HTML: everything with a meaning there is escaped."""
@@ -149,7 +167,7 @@ def style() -> None:
         **_TONES[theme_name],
     }
     values = ";".join(f"--bh-{name}:{value}" for name, value in tones.items())
-    st.html(f"{_STYLE}<style>:root{{{values}}}</style>")
+    st.html(f"{_STYLE}<style>:root{{{values}}}{_narrow()}</style>")
 
 
 def header(title: str, question: str) -> None:
@@ -341,7 +359,7 @@ def status_html(state: str, *, stalled: bool = False) -> str:
 
 
 def status_chip(state: str, *, stalled: bool = False) -> None:
-    st.html(status_html(state, stalled=stalled))
+    st.html(f'<div class="bh-row">{status_html(state, stalled=stalled)}</div>')
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> None:

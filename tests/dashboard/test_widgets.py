@@ -93,3 +93,10 @@ def test_words_in_colour_are_readable_on_both_themes(name):
     for colour in widgets._TONES[name].values():
         assert min(theme.contrast(colour, ground) for ground in grounds) >= 4.5, (name, colour)
     assert theme.contrast("#FFFFFF", own["primaryColor"]) >= 4.5  # the words of a primary button
+
+
+def test_columns_go_below_each_other_where_the_page_is_narrow():
+    rules = widgets._narrow()
+    assert rules.count("flex-wrap:wrap") == 2  # a narrow window, and one that the open sidebar makes narrow
+    assert '[data-collapsed="false"]' in rules
+    assert rules.count("{") == rules.count("}")

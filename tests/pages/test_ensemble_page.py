@@ -400,3 +400,22 @@ def test_a_tick_with_ten_members_answers_at_once(app, make_run):
     late = float(np.percentile(took[2:], 95))
     print(f"\na tick with ten members of 1,182 images: 95th percentile {late:.3f} s")
     assert late < 2.0
+
+
+def test_the_counts_of_pairs_are_told_in_words():
+    from dashboard import ensemble_views
+
+    row = {"first": "a", "second": "b", "both_right": 25, "first_only": 9, "second_only": 1, "both_wrong": 5}
+    row |= {"disagreement": 0.25, "q": 0.86571, "kappa": 0.4118, "double_fault": 0.125, "few_errors": True}
+    shown = ensemble_views.pairs_table(pd.DataFrame([row]), {"a": "Lite0", "b": "Lite1"})
+    assert shown.columns.tolist()[:6] == [
+        "First",
+        "Second",
+        "Both right",
+        "Only first right",
+        "Only second right",
+        "Both wrong",
+    ]
+    assert shown.iloc[0]["First"] == "Lite0"
+    assert shown.iloc[0]["Yule's q"] == 0.866
+    assert shown.iloc[0]["Few errors"] == "yes"
