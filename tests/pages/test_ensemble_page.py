@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fabricate
 import numpy as np
+import pandas as pd
 import pytest
 
 from dashboard import ensemble_choice, ensemble_cubes, ensemble_members, ensemble_view, ensemble_views
