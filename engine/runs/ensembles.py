@@ -146,8 +146,12 @@ def ensemble_runs(
     tie_rule: str = "mean-probability",
     per_case: bool = False,
     selection: Selection | None = None,
+    locked: bool = False,
 ) -> Compared:
     """Members in order and their ensemble last, compared with the best member; with a name it is also saved as a run.
+
+    Args:
+        selection, locked: as for `save_ensemble`.
 
     Raises:
         EnsembleError, PredictionsError, RunError: see `combine_runs`.
@@ -163,7 +167,7 @@ def ensemble_runs(
             tie_rule=tie_rule,
             per_case=per_case,
             selection=selection,
-            locked=selection is not None,
+            locked=locked,
         )
         if name
         else None
@@ -468,6 +472,7 @@ def search_ensembles(
         split="test" if reveal else "val",
         name=name,
         per_case=per_case,
-        selection=selection if reveal else None,
+        selection=selection,
+        locked=reveal,
     )
     return Searched(found, compared, optimism, {folder.id: folder.name for folder in members})

@@ -142,7 +142,8 @@ PRESETS: dict[str, Recipe] = {
                 "Adam with 1e-4 on the backbone and 1e-3 on the head (eps 1e-7, Keras' default), no schedule, "
                 "the last 300 Keras layers trainable, every BatchNorm frozen in statistics and affine, dropout "
                 "0.3, batch 32, bilinear resize, flips, rotation up to 36 degrees and translation up to 30% with "
-                "reflected borders, the checkpoint of the best validation accuracy. The study reports 98.8 to 99.6% with "
+                "reflected borders (the study's V1-B2 got none of these by mistake, here it does), the checkpoint of "
+                "the best validation accuracy. The study reports 98.8 to 99.6% with "
                 "an image-level split, in which every test slide is also in train; with cases kept apart expect "
                 "85 to 93%. Not measured here on the full data set."
             ),

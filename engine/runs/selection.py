@@ -21,7 +21,8 @@ def selection_sentence(details: Mapping[str, Any]) -> str:
     if record["looked_at"]:
         ways.append(f"{record['looked_at']:,} looked at")
     text = f"Chosen on {split} after {' and '.join(ways) or 'no search'}"
-    text += f", locked by {record['locked_by']} at {record['locked_at']}"
+    kept = "locked" if details.get("locked") else "saved"
+    text += f", {kept} by {record['locked_by']} at {record['locked_at']}"
     if record["seen_before"]:
         one = record["seen_before"] == 1
         text += f"; {record['seen_before']:,} ensemble{'' if one else 's'} of these runs had shown {'its' if one else 'their'} test score before"

@@ -139,6 +139,16 @@ def test_revealing_a_search_locks_the_best_with_what_was_tried_and_by_whom(make_
     assert "1 ensemble of these runs had shown" in selection_sentence(again.config().details)
 
 
+def test_what_a_search_found_is_said_even_where_it_is_saved_without_being_revealed(make_run, runs_dir):
+    members = [make_run(name=str(seed), seed=seed, skill=skill) for seed, skill in enumerate((0.5, 1.5, 1.0))]
+    found = ensembles.search_ensembles(members, name="best of all").as_record()
+    details = locate(runs_dir, found["id"]).config().details
+    assert found["split"] == "val"
+    assert details["locked"] is False
+    assert details["selection"]["subsets"] == 14
+    assert "14 combinations of 3 runs searched by mean and vote, saved by" in selection_sentence(details)
+
+
 def test_only_exactly_the_locked_choice_is_found(make_run, runs_dir):
     members = [make_run(name=str(seed), seed=seed) for seed in range(3)]
     ids = [folder.id for folder in members]
