@@ -180,7 +180,9 @@ def _our_fit(folder: Path, config: RunConfig, manifest: Manifest, images: int = 
     """Our loop, ready for its first step; of a small data set every image is taken until `images` are reached."""
     from engine.runs import presets
     from engine.runs.reporter import Reporter
-    from engine.training.loop import Fit, Part, Work
+    from engine.training.loop import Fit
+    from engine.training.parts import Part
+    from engine.training.work import Work
 
     run = create(folder, config, "bench", manifest=manifest)
     fit = Fit(run, Reporter(run, writes=False), config, presets.resolve(config))
@@ -195,7 +197,7 @@ def _our_fit(folder: Path, config: RunConfig, manifest: Manifest, images: int = 
 
 def _our_round(fit, loader) -> float:
     """Seconds of one epoch of the real loop."""
-    from engine.training.loop import Tally
+    from engine.training.tally import Tally
 
     fit.loader, fit.step = loader, 0
     fit.tally = Tally.of(len(fit.manifest.classes))

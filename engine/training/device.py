@@ -76,6 +76,33 @@ class Device:
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+class Carrier:
+    """Brings batches to a device while it works on the ones before.
+
+    On a GPU the copies have a stream of their own: queued behind a step they would begin when that has ended, and
+    the next would wait for them.
+    """
+
+    def __init__(self, device: Device):
+        self._device = device.torch
+        self._stream = torch.cuda.Stream(device.torch) if device.is_cuda else None
+
+    def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The tensors on the device; what is on a GPU already stays where it is.
+
+        Nothing waits: from pinned memory the copy is only queued, and the device's next kernels are queued behind it.
+        """
+        if self._stream is None or all(tensor.is_cuda for tensor in tensors):
+            return tensors
+        with torch.cuda.stream(self._stream):
+            moved = tuple(tensor.to(self._device, non_blocking=True) for tensor in tensors)
+        user = torch.cuda.current_stream(self._device)
+        user.wait_stream(self._stream)
+        for tensor in moved:
+            tensor.record_stream(user)  # its memory must not be handed out again before the step has used it
+        return moved
+
+
 def choose(name: str = "auto", precision: str = "auto") -> Device:
     """The device of a run.
 

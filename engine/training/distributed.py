@@ -38,17 +38,21 @@ class Group:
         """Each flag, true if it is true in any process."""
         if self.world == 1:
             return flags
-        tensor = torch.tensor([int(flag) for flag in flags], device=_wire())
+        tensor = torch.tensor([int(flag) for flag in flags])
         distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
         return tuple(bool(value) for value in tensor.tolist())
+
+    def wait(self) -> None:
+        """Until every process is here: what the first has written before is there for all."""
+        self.any(False)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum over the processes."""
         if self.world == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=_wire())
+        tensor = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
+        return tensor.numpy()
 
     def collect(self, values: np.ndarray, total: int) -> np.ndarray:
         """Rows computed by `share` put back in order: (total, ...), each row exactly once, in every process."""
@@ -87,7 +91,7 @@ def join(device: str = "auto") -> Group:
     """The group this process was started in, as torch.distributed.run tells by the environment.
 
     Args:
-        device: the run's, by name; what the processes tell each other travels on the same kind.
+        device: the run's, by name.
 
     Raises:
         ConfigError: more processes on this machine than GPUs.
@@ -107,7 +111,9 @@ def join(device: str = "auto") -> Group:
         # NCCL talks through the current device, which is the first one in every process unless it is told.
         torch.cuda.set_device(local_device(device))
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if on_gpu else "gloo")
+        # Gradients travel between the GPUs; what the programs tell each other (stop, save) stays out of them, since
+        # asking a GPU for a number makes the program wait for all that it has been given.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     return Group(distributed.get_rank(), world)
 
 
@@ -116,7 +122,3 @@ def local_device(name: str) -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return name
-
-
-def _wire() -> torch.device:
-    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")

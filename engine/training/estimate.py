@@ -24,7 +24,8 @@ from engine.runs.config import RunConfig
 from engine.runs.creation import create
 from engine.runs.folder import RunFolder
 from engine.runs.reporter import Reporter
-from engine.training.loop import Fit, Work
+from engine.training.loop import Fit
+from engine.training.work import Work
 
 WARM_STEPS, STEPS = 1, 3
 NATIVE = (460, 700)

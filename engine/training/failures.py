@@ -37,10 +37,16 @@ def translate(error: BaseException, recipe: Recipe | None, where: str) -> Engine
             kind="hung",
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        words = str(error)
+        remedy = "Resume with --workers 0, or with fewer loader processes"
+        if "SIGBUS" in words or "Bus error" in words:  # a container has 64 MB of shared memory by default
+            remedy = "Give the machine more shared memory (docker: --shm-size=2g), or resume with --workers 0"
+        elif "SIGKILL" in words:
+            remedy += "; the system ends processes like that when memory runs out"
         return TrainingError(
             "A loader process died",
-            found=f"{str(error).splitlines()[0]}; {where}",
-            remedy="Resume with --workers 0, or with fewer loader processes",
+            found=f"{words.splitlines()[0]}; {where}",
+            remedy=remedy,
             kind="loader",
         )
     return None

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from engine.training import models
 from engine.training.evaluate import logits
 from engine.training.loading import Batch, Loader, batches
 from engine.training.models import LoadedModel
+
+GATHERED = 64
+"""Batches of an epoch that are put in order together: what they take is little beside the features themselves."""
 
 
 class Backbone(nn.Module):
@@ -41,11 +43,19 @@ class CachedFeatures:
     val: torch.Tensor
 
     def serve(self, wanted: list[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """As `Loader.serve`, with features for pixels: epoch e sees view e mod views."""
-        # Indices go to the device once: a step on features is shorter than waiting for one copy.
+        """As `Loader.serve`, with features for pixels, of batches of one epoch: epoch e sees view e mod views."""
+        if not wanted:
+            return
         rows = torch.tensor([row for batch in wanted for row in batch.rows]).to(self.targets.device)
-        for batch, mine in zip(wanted, rows.split([len(batch.rows) for batch in wanted]), strict=True):
-            yield self.train[batch.epoch % len(self.train)][mine], self.targets[mine]
+        sizes = [len(batch.rows) for batch in wanted]
+        view = self.train[wanted[0].epoch % len(self.train)]
+        start = 0
+        # Many batches are gathered at once: a step on features is shorter than launching a gather for it.
+        for first in range(0, len(wanted), GATHERED):
+            part = sizes[first : first + GATHERED]
+            mine = rows[start : start + sum(part)]
+            yield from zip(view[mine].split(part), self.targets[mine].split(part), strict=True)
+            start += sum(part)
 
 
 def compute(
@@ -89,9 +99,3 @@ def _view(
         with eye.device.forward_context():
             yield eye.model(eye.normalise(images)).float()
         progress(len(images))
-
-
-def head_logits(model: nn.Module, feature: torch.Tensor, dropout: float) -> torch.Tensor:
-    """The last layer on cached features, with the dropout that stands before it."""
-    head = model.get_classifier()  # type: ignore[operator]
-    return head(functional.dropout(feature, dropout, training=head.training))

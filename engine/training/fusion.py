@@ -31,8 +31,10 @@ from engine.training.device import Device, choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table
 from engine.training.frozen import Backbone
 from engine.training.loading import batches
-from engine.training.loop import Part, StopRequested, Tally, parts_of
+from engine.training.loop import StopRequested
 from engine.training.models import LoadedModel, load_run_model
+from engine.training.parts import Part, parts_of
+from engine.training.tally import Tally
 
 HIDDEN = (128, 32)
 DROPOUT = 0.2

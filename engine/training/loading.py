@@ -6,10 +6,12 @@ any number of loader processes, and after any resume. Pixels stay uint8 until th
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from engine.data import augment
 from engine.data.cache import PackedImages
+from engine.machine import cores
 from engine.training.device import Device
 
 SWITCH_S = 5e-4
@@ -171,7 +174,9 @@ def start_method(device: Device) -> str | None:
         return None
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    # In this order: this module keeps albumentations from calling home, and what the server has imported once costs
+    # a loader process neither seconds nor memory of its own.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, "albumentations"])
     return "forkserver"
 
 
@@ -184,6 +189,20 @@ def _begin(_: int) -> None:
     for name in ("SIGINT", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
+
+
+def _end_with_the_run() -> None:
+    """End this loader process when the run's process is gone, however it went.
+
+    torch looks whether the process that started it lives, and beside a GPU that is the server, which in turn lives
+    as long as its loaders: after a `kill -9` of the run all of them would stay for ever, with the pixels in memory
+    and the cache locked.
+    """
+    run = multiprocessing.parent_process()
+    if run is not None:
+        run.join()
+        os._exit(1)
 
 
 class Loader:
@@ -198,7 +217,7 @@ class Loader:
     def __init__(self, images: TrainingImages, device: Device, workers: int = -1):
         self.images = images
         if workers < 0:
-            workers = min(12, max(1, (os.cpu_count() or 2) - 1)) if device.is_cuda else 0
+            workers = min(12, max(1, cores() - 1)) if device.is_cuda else 0
         self.workers = workers
         if workers and device.is_cuda:
             sys.setswitchinterval(SWITCH_S)
@@ -217,6 +236,9 @@ class Loader:
                 timeout=min(LOOK_S, LOADER_TIMEOUT_S),
                 worker_init_fn=_begin,
                 multiprocessing_context=start_method(device),
+                # torch seeds the processes by a number that it would otherwise draw from the generator of the step at
+                # hand: after a resume another step has other dropout.
+                generator=torch.Generator(),
             )
 
     def close(self) -> None:
@@ -239,15 +261,27 @@ class Loader:
         feed = self._feed
         known = list(feed.coming)
         if self._stream is None or not known or known[: len(wanted)] != list(wanted):
-            feed.clear()
+            self._drain()
             feed.add(wanted)
             feed.add(ahead)
-            self._stream = iter(self._loader)
+            with _naming_how_they_ended(self._stream):
+                self._stream = iter(self._loader)
         else:
             feed.add(ahead[len(known) - len(wanted) :])
         for _ in wanted:
             feed.coming.popleft()
             yield self._next(self._stream)
+
+    def _drain(self) -> None:
+        """Throw away what is being made and is not wanted any more.
+
+        torch does so itself when its loader begins anew, but there its timeout counts, which is short (`LOOK_S`).
+        """
+        self._feed.clear()
+        if self._stream is not None:
+            with contextlib.suppress(StopIteration):
+                while True:
+                    self._next(self._stream)
 
     def _next(self, stream: Iterator) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch that comes next.
@@ -258,9 +292,24 @@ class Loader:
         end = time.monotonic() + LOADER_TIMEOUT_S
         while True:
             try:
-                return next(stream)
+                with _naming_how_they_ended(stream):
+                    return next(stream)
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader timed out"):
                     raise
                 if time.monotonic() >= end:
                     raise RuntimeError(f"DataLoader timed out after {LOADER_TIMEOUT_S:g} seconds") from error
+
+
+@contextlib.contextmanager
+def _naming_how_they_ended(stream: Iterator | None) -> Iterator[None]:
+    """Where loader processes are gone, torch names them but not the signal."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        codes = {getattr(worker, "exitcode", None) for worker in getattr(stream, "_workers", ())}
+        names = {-number.value: number.name for number in signal.Signals}
+        words = [names.get(code, f"exit code {code}") for code in sorted(code for code in codes if code)]
+        raise RuntimeError(f"{error} ({', '.join(words)})" if words else str(error)) from error

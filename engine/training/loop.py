@@ -6,11 +6,9 @@ that was killed anywhere ends with the same bits as one that was not (`exact` mo
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,10 +16,7 @@ from torch import nn
 
 from engine.analysis import metrics
 from engine.analysis.predictions import confusion, softmax
-from engine.data.augment import sample_seed
-from engine.data.manifest import SPLITS, Manifest
 from engine.data.preprocessing import Preprocessing
-from engine.errors import SplitError, WeightsError
 from engine.runs import catalog, presets
 from engine.runs.config import RunConfig
 from engine.runs.folder import RunFolder
@@ -31,18 +26,13 @@ from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, distributed, failures, frozen, models, objective, pixels
 from engine.training.device import Device, choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table
+from engine.training.keeping import SAVE_EVERY_S, SHORT_EPOCH_S, Keeper
 from engine.training.loading import Batch, Loader, TrainingImages, Waiting, batches, order
 from engine.training.models import LoadedModel
-
-STATE_SCHEMA = 1
-SAVE_EVERY_S = 600.0
-"""Within an epoch a checkpoint is written this often, so that a kill costs ten minutes at most."""
-STEP_STREAM = -1
-"""The `epoch` that seeds of steps (dropout, mixing) are drawn from; epochs of images count from 0."""
-SETTLE_EVERY = 16
-"""A GPU runs ahead of the program; reading a loss makes it wait, so that is done every so many steps."""
-TRAIN_COST = 3.0
-"""A training step costs about three forward passes; only the shape of the progress bar depends on it."""
+from engine.training.parts import Part, parts_of
+from engine.training.steps import Place, Steps
+from engine.training.tally import Tally
+from engine.training.work import Work, step_cost
 
 
 class StopRequested(Exception):  # noqa: N818 - a request, not an error
@@ -96,93 +86,6 @@ def train(folder: RunFolder, report: Reporter) -> str:
     return COMPLETED
 
 
-@dataclass
-class Tally:
-    """What an epoch's training steps add up to; part of the checkpoint."""
-
-    matrix: np.ndarray
-    loss: float = 0.0
-    images: int = 0
-    seconds: float = 0.0
-    waiting: float = 0.0
-
-    @classmethod
-    def of(cls, classes: int) -> Tally:
-        """Nothing yet; `matrix` counts (classes, classes), rows true, columns predicted."""
-        return cls(np.zeros((classes, classes), dtype=np.int64))
-
-    def to_state(self) -> dict:
-        state = {"loss": self.loss, "images": self.images, "seconds": self.seconds, "waiting": self.waiting}
-        return {**state, "matrix": self.matrix.tolist()}
-
-    @classmethod
-    def from_state(cls, state: dict) -> Tally:
-        return cls(**{**state, "matrix": np.array(state["matrix"], dtype=np.int64)})
-
-    def row(self) -> dict[str, float]:
-        """The epoch's numbers as `metrics.jsonl` has them."""
-        return {
-            "loss": self.loss / self.images,
-            "accuracy": float(metrics.accuracy(self.matrix)),
-            "balanced_accuracy": float(metrics.balanced_accuracy(self.matrix)),
-            "seconds": round(self.seconds, 3),
-            "images_per_s": round(self.images / max(self.seconds, 1e-9), 2),
-            "wait_share": round(self.waiting / max(self.seconds, 1e-9), 4),
-        }
-
-
-class Work:
-    """How much of the run is done, in forward passes of one image."""
-
-    def __init__(self, total: float, done: float = 0.0):
-        self.total, self.done = total, done
-
-    @property
-    def fraction(self) -> float:
-        return min(self.done / self.total, 1.0)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows of one split: positions in the manifest, and class indices."""
-
-    rows: np.ndarray
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def parts_of(manifest: Manifest, used: np.ndarray | None = None) -> dict[str, Part]:
-    """Rows and class indices per split.
-
-    Args:
-        used: which rows count, bool; all of them unless given.
-
-    Raises:
-        SplitError: no split, or train or validation lacks a class.
-    """
-    table = manifest.table
-    if "split" not in table.columns:
-        raise SplitError("The manifest has no split", remedy="Write it with `python -m engine split`")
-    index = {name: at for at, name in enumerate(manifest.classes)}
-    found = {}
-    for name in SPLITS:
-        here = (table["split"] == name).to_numpy()
-        rows = np.flatnonzero(here if used is None else here & used)
-        targets = np.array([index.get(label, -1) for label in table["label"].iloc[rows]], dtype=np.int64)
-        found[name] = Part(rows[targets >= 0], targets[targets >= 0])
-    for name in ("train", "val"):
-        absent = [label for label, at in index.items() if not (found[name].targets == at).any()]
-        if absent:
-            raise SplitError(
-                f"The {name} part has no image of class {' and '.join(absent)}",
-                found=f"{len(found[name])} images in {name}",
-                remedy="Choose another fold or protocol, or more magnifications",
-            )
-    return found
-
-
 class Fit:
     """One run being trained. `run` is the order of things; everything else is one thing each."""
 
@@ -200,21 +103,16 @@ class Fit:
         self.parts = parts_of(self.manifest)
         self.loaded = self._network()
         self.model: nn.Module = self.loaded.model
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.model
         self.loss = self._loss()
-        self.mixer = objective.mixer(recipe, len(self.manifest.classes))
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.ema = None
-        self.scaler = torch.amp.GradScaler(self.device.torch.type, enabled=self.device.scaled)
+        self.steps: Steps | None = None
         self.cached: frozen.CachedFeatures | None = None
+        self.keeper = Keeper(folder, recipe, writes=report.writes)
         # The place in the run, all of it in the checkpoint.
         self.epoch, self.step, self.stage_at = 1, 0, -1
         self.best: dict | None = None
         self.stale = 0
         self.tally = Tally.of(len(self.manifest.classes))
-        self.saved_at = time.monotonic()
         self.step_seconds: list[float] = []
-        self.unsettled: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
     # -- the order of things ------------------------------------------------------------------
 
@@ -226,7 +124,7 @@ class Fit:
         """
         state = self._resume_state()
         self._pack()
-        self.work = Work(self._total_work(), self._work_before())
+        self.work = Work.of(self.recipe, self.parts, self._views_per_image(), self.epoch)
         while self.epoch <= self.recipe.epochs and not self._is_exhausted():
             self._enter_stage(state)
             state = None
@@ -319,48 +217,24 @@ class Fit:
         return self.packed[int(row)]
 
     def _enter_stage(self, state: dict | None) -> None:
-        """Freeze, and make the optimizer of the epoch's stage; with a checkpoint's state, go on with its own."""
+        """Begin the stage of the epoch, or go on with it as a checkpoint's state says."""
         position, stage = self.recipe.stage_of(self.epoch)
         if position == self.stage_at:
             return
         self.stage_at = position
-        models.set_trainable(
-            self.model, self.loaded.architecture, stage.trainable, self.recipe.freeze_batchnorm
+        given = self.config
+        self.steps = Steps(
+            self.loaded,
+            self.recipe,
+            position,
+            self.group,
+            self.loss,
+            dropout=given.model.dropout,
+            compiled=given.training.compile,
         )
-        self.optimizer = objective.optimizer(self.model, self.recipe, stage)
-        self.ema = objective.moving_average(self.model, self.recipe)
+        if state:
+            self.steps.load(state)
         self.cached = self._cache_features(stage) if stage.views else None
-        self.forward = self._forward_of(stage)
-        if state and state["stage"] == position and state["optimizer"]:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            if self.ema is not None and state["ema"]:
-                self.ema.module.load_state_dict(state["ema"])
-
-    def _forward_of(self, stage: Stage) -> Callable[[torch.Tensor], torch.Tensor]:
-        if stage.views:
-            return lambda feature: frozen.head_logits(self.model, feature, self.config.model.dropout)
-        network = self.group.wrap(self.model, self.device)
-        if self.config.training.compile:
-            network = self._compiled(network)
-        return lambda images: network(self.loaded.normalise(images))
-
-    def _compiled(self, plain: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-        """torch.compile, and the plain network where compiling fails."""
-        compiled = torch.compile(plain)
-
-        def forward(pixels: torch.Tensor) -> torch.Tensor:
-            nonlocal compiled
-            try:
-                return compiled(pixels)
-            except Exception as error:
-                if compiled is plain or failures.translate(error, self.recipe, self.where):
-                    raise
-                print(f"torch.compile failed, going on without: {str(error).splitlines()[0]}", flush=True)
-                compiled = plain
-                return plain(pixels)
-
-        return forward
 
     def _cache_features(self, stage: Stage) -> frozen.CachedFeatures:
         total = stage.views * len(self.parts["train"]) + len(self.parts["val"])
@@ -395,12 +269,11 @@ class Fit:
         )
         began = time.perf_counter()
         waited = 0.0
+        assert self.steps is not None
         while self.step < len(groups):
             group = groups[self.step]
             self.where = f"epoch {self.epoch}, step {self.step + 1}"
-            rate = self._update(
-                source, sum(len(batch.rows) for batch in group), len(group), stage, len(groups)
-            )
+            rate = self.steps.update(source, group, Place(self.epoch, self.step, len(groups)), self.tally)
             self.step += 1
             now = time.perf_counter()
             self.tally.seconds += now - began
@@ -427,96 +300,25 @@ class Fit:
         """This process' images of a batch; the head on cached features is trained by every process alike."""
         return batch if stage.views else Batch(batch.epoch, tuple(self.group.share(batch.rows)))
 
-    def _update(
-        self, source: Iterator, images: int, parts: int, stage: Stage, updates_per_epoch: int
-    ) -> float:
-        """One update of the weights from `parts` batches of together `images` images; returns the rate."""
-        assert self.optimizer is not None
-        update = (self.epoch - self.recipe.first_epoch(self.stage_at)) * updates_per_epoch + self.step
-        rate = objective.set_rates(self.optimizer, update, stage.epochs * updates_per_epoch, stage)
-        self._seed_step()
-        for _ in range(parts):
-            pixels, targets = next(source)
-            targets = targets.to(self.device.torch, non_blocking=True)
-            self._backward(pixels, targets, images, stage)
-        last = self.step + 1 == updates_per_epoch
-        if last or not self.device.is_cuda or self.step % SETTLE_EVERY == SETTLE_EVERY - 1:
-            self._settle()
-        self.scaler.unscale_(self.optimizer)
-        if self.recipe.clip:
-            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update(self.model, step=update)
-        return rate
-
-    def _settle(self) -> None:
-        """Read the losses and counts of the steps since the last time into the tally.
-
-        Raises:
-            TrainingError: a loss is no number; the tally and the last checkpoint are from before.
-        """
-        losses = torch.stack([loss for _, loss, _ in self.unsettled]).tolist() if self.unsettled else []
-        finite = np.isfinite(losses)
-        (broken,) = self.group.any(not finite.all())
-        if broken:
-            steps = [step for step, _, _ in self.unsettled]
-            raise failures.not_a_number(self.epoch, steps[int(np.argmin(finite))])
-        size = len(self.tally.matrix)
-        for loss, (_, _, counts) in zip(losses, self.unsettled, strict=True):
-            self.tally.loss += loss  # one by one: the sum does not depend on when it is read
-            self.tally.matrix += counts.cpu().numpy().reshape(size, size)
-        self.unsettled.clear()
-
-    def _backward(self, pixels: torch.Tensor, targets: torch.Tensor, images: int, stage: Stage) -> None:
-        """Add the gradient of one batch, as its share of the update's `images`."""
-        mixed = targets
-        if self.mixer is not None and not stage.views and len(pixels) % 2 == 0:
-            mixed_pixels, mixed = self.mixer(pixels.to(self.device.torch).float(), targets)
-            pixels = mixed_pixels.round_().to(torch.uint8)
-        with self.device.forward_context():
-            outputs = self.forward(pixels)
-            each = self.loss(outputs.float(), mixed)
-        loss = each.sum()
-        # The processes' gradients are averaged, but each has only its part of the update's images.
-        share = 1 if stage.views else self.group.world
-        self.scaler.scale(loss * share / images).backward()
-        classes = outputs.shape[1]
-        # Not bincount: on a GPU it waits for the numbers to learn how many bins there are.
-        cells = targets * classes + outputs.detach().argmax(1)
-        counts = (cells[:, None] == torch.arange(classes**2, device=cells.device)).sum(0)
-        self.unsettled.append((self.step + 1, loss.detach(), counts))
-        self.tally.images += len(targets)
-
-    def _seed_step(self) -> None:
-        """Dropout, stochastic depth and mixing of this step, whatever was drawn before."""
-        stream = self.step + self.group.rank * 1_000_000_007  # other images, other dropout
-        seed = sample_seed(self.recipe.seed, STEP_STREAM - self.epoch, stream)
-        self.device.seed(seed)
-        if self.mixer is not None:
-            np.random.seed(seed % 2**32)  # timm draws from numpy's global state
-
     def _after_step(self, steps: int, rate: float, images: int, stage: Stage) -> None:
         """Progress, the checkpoint that is due, the stop that was asked for."""
+        assert self.steps is not None
         tally = self.tally
-        self.work.done += images * (0.01 if stage.views else TRAIN_COST)
+        self.work.done += images * step_cost(stage)
+        read = tally.images - len(self.steps.unread)  # the loss of the others is still on the device
         self.report.progress(
             "Training",
             self.work.fraction,
             epoch=self.epoch,
             step=self.step,
             steps=steps,
-            loss=tally.loss / max(tally.images, 1),
             lr=rate,
             images_per_s=tally.images / max(tally.seconds, 1e-9),
             wait_share=tally.waiting / max(tally.seconds, 1e-9),
             memory_mb=self.device.memory_mb() if self.step % 20 == 1 else self._memory(),
+            **({"loss": tally.loss / read} if read else {}),
         )
-        due = time.monotonic() - self.saved_at > SAVE_EVERY_S
-        stop, due = self.group.any(self.report.stop_requested(), due)
+        stop, due = self.group.any(self.report.stop_requested(), self.keeper.is_due(SAVE_EVERY_S))
         if stop or due:
             self._save()
         if stop:
@@ -534,14 +336,22 @@ class Fit:
         row = self._val_row(values, part.targets, time.perf_counter() - began)
         if self.cached is None:  # what the chosen geometry costs; on cached features it says nothing
             row["ms_per_image"] = round(1000 * row["seconds"] / len(part), 2)
-        assert self.optimizer is not None
-        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        assert self.steps is not None
+        rate = self.steps.rate
         tally = self._common_tally()
         self.report.metrics({"epoch": self.epoch, "split": "train", **tally.row(), "lr": rate})
         self.report.metrics({"epoch": self.epoch, "split": "val", **row, "lr": rate})
         self._keep_if_best(row)
         self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally.of(len(self.manifest.classes))
-        self._save()
+        (due,) = self.group.any(self.keeper.is_due(SHORT_EPOCH_S))
+        if self.cached is None or self._is_last_of_stage() or due:
+            self._save()
+
+    def _is_last_of_stage(self) -> bool:
+        """Whether the epoch that has just ended is followed by another stage, or by the predictions."""
+        if self.epoch > self.recipe.epochs or self._is_exhausted():
+            return True
+        return self.recipe.stage_of(self.epoch)[0] != self.stage_at
 
     def _common_tally(self) -> Tally:
         """The epoch so far over all processes; where every process trains on everything, its own."""
@@ -551,15 +361,12 @@ class Fit:
         matrix = sums[2:].astype(np.int64).reshape(self.tally.matrix.shape)
         return replace(self.tally, loss=float(sums[0]), images=int(sums[1]), matrix=matrix)
 
-    def _averaged(self) -> nn.Module:
-        """The weights that are validated and kept: the moving average where there is one."""
-        return self.ema.module if self.ema is not None else self.model
-
     def _val_logits(self, part: Part) -> np.ndarray:
-        model = self._averaged().eval()
+        assert self.steps is not None
+        model = self.steps.averaged.eval()
         if self.cached is not None:
             with torch.inference_mode():
-                return frozen.head_logits(model, self.cached.val, 0.0).cpu().numpy().astype(np.float64)
+                return models.head_logits(model, self.cached.val).cpu().numpy().astype(np.float64)
         return self._evaluate(replace(self.loaded, model=model, tta=False), part, "Validating")
 
     def _evaluate(self, loaded: LoadedModel, part: Part, phase: str) -> np.ndarray:
@@ -596,56 +403,38 @@ class Fit:
         if self.best is None or value > self.best["value"]:
             self.best = {"metric": name, "value": value, "epoch": self.epoch}
             self.stale = 0
-            facts = {**self.loaded.facts(), "epoch": self.epoch, name: value}
-            if self.report.writes:
-                checkpoint.save_weights(self.folder.best, self._averaged().state_dict(), facts)
+            assert self.steps is not None
+            self.keeper.best(self.steps.averaged, {**self.loaded.facts(), "epoch": self.epoch, name: value})
             self.report.best(name, value, self.epoch)
 
     # -- the state ----------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """Write everything a resume needs."""
-        self.saved_at = time.monotonic()
-        self._settle()
+        """Write the weights and everything a resume needs."""
+        assert self.steps is not None
+        self.steps.unread.read_into(self.tally, self.epoch, self.group)
         tally = self._common_tally()
-        if not self.report.writes:
-            return
-        assert self.optimizer is not None
-        state = {
-            "schema": STATE_SCHEMA,
-            "fingerprint": self.recipe.fingerprint(),
-            "threads": torch.get_num_threads(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "stage": self.stage_at,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema is not None else None,
-            "scaler": self.scaler.state_dict(),
-            "best": copy.copy(self.best),
-            "stale": self.stale,
-            "tally": tally.to_state(),
-        }
-        checkpoint.save_state(self.folder.last, state)
+        self.keeper.save(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "model": self.model.state_dict(),
+                **self.steps.state(),
+                "best": self.best,
+                "stale": self.stale,
+                "tally": tally.to_state(),
+            }
+        )
 
     def _resume_state(self) -> dict | None:
-        """The last checkpoint that verifies, its place in the run taken over; None to begin at the beginning.
+        """The last checkpoint, its place in the run taken over; None to begin at the beginning.
 
         Raises:
-            WeightsError: the checkpoint belongs to other settings.
+            WeightsError: it belongs to other settings.
         """
-        state = checkpoint.load_state(self.folder.last)
+        state = self.keeper.read()
         if state is None:
             return None
-        if state["schema"] != STATE_SCHEMA or state["fingerprint"] != self.recipe.fingerprint():
-            raise WeightsError(
-                "The last checkpoint was made with other settings",
-                found=f"recipe {state['fingerprint']}, now {self.recipe.fingerprint()}",
-                remedy="Start a new run from this one instead of resuming it",
-                kind="settings",
-            )
-        if self.recipe.mode == "exact":
-            torch.set_num_threads(state["threads"])  # sums in another order have other last bits
         self.model.load_state_dict(state["model"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.best, self.stale = state["best"], state["stale"]
@@ -660,6 +449,7 @@ class Fit:
         """Predictions of validation and test with the best checkpoint, as `predict` would make them: in float32,
         whatever it was trained in."""
         self.where = "the predictions"
+        self.group.wait()  # the best weights may have been written just now, by another process
         state, _ = checkpoint.load_weights(self.folder.best)
         self.model.load_state_dict(state)
         loaded = replace(self.loaded, model=self.model.eval(), device=Device(self.device.torch))
@@ -696,7 +486,7 @@ class Fit:
             phase, self.work.fraction, epoch=epoch, step=done, steps=total, images_per_s=rate
         )
         if self.group.world == 1 and self.report.stop_requested():
-            if self.optimizer is not None and self.epoch <= self.recipe.epochs and self.step:
+            if phase == "Validating":  # the epoch's steps are made, and nothing holds them yet
                 self._save()
             raise StopRequested
 
@@ -707,29 +497,3 @@ class Fit:
         height, width = self.packed[0].shape[:2]
         size = self.loaded.image_size
         return max(1, -(-height // size)) * max(1, -(-width // size))
-
-    def _stage_work(self, stage: Stage) -> tuple[float, float]:
-        """Forward passes of a stage: once at its beginning, and per epoch."""
-        train, val, views = len(self.parts["train"]), len(self.parts["val"]), self._views_per_image()
-        if stage.views:
-            return (stage.views * train + val) * views, 0.01 * train
-        return 0.0, TRAIN_COST * train + val * views
-
-    def _total_work(self) -> float:
-        """Forward passes of the whole run."""
-        flips = 4 if self.recipe.tta else 1
-        total = (len(self.parts["val"]) + len(self.parts["test"])) * self._views_per_image() * flips
-        for stage in self.recipe.stages:
-            once, each = self._stage_work(stage)
-            total += once + each * stage.epochs
-        return max(total, 1.0)
-
-    def _work_before(self) -> float:
-        """What of it a resumed run has behind it."""
-        done, left = 0.0, self.epoch - 1
-        for stage in self.recipe.stages:
-            once, each = self._stage_work(stage)
-            epochs = min(left, stage.epochs)
-            done += each * epochs + (once if left >= stage.epochs else 0.0)
-            left -= epochs
-        return done

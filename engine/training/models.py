@@ -5,6 +5,7 @@ Nothing but the catalogue names a network: no `hf-hub:` name and no URL reaches 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import timm
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.v2 import functional as transforms
 
@@ -84,7 +86,16 @@ def normalise(
     """uint8 (n, height, width, 3) to float32 (n, 3, height, width): moved as bytes, computed on the device."""
     images = images.to(device, non_blocking=True).permute(0, 3, 1, 2)  # a view: channels last in memory
     scaled = transforms.to_dtype(images, torch.float32, scale=True)
-    return transforms.normalize(scaled, list(mean), list(std), inplace=True)
+    # As torchvision's normalize, bit for bit, which however copies the six numbers to the device at every call: beside
+    # a GPU the program would wait twice for all that it had launched before.
+    return scaled.sub_(_per_channel(mean, device)).div_(_per_channel(std, device))
+
+
+@functools.lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """(channels, 1, 1), float32, on the device."""
+    with torch.inference_mode(False):  # it outlives the call, and the next may want gradients
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def build(
@@ -333,6 +344,12 @@ def train_mode(model: nn.Module, trainable: str, freeze_batchnorm: bool) -> None
 def features(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Pooled features before the last layer, (n, features)."""
     return model.forward_head(model.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+
+
+def head_logits(model: nn.Module, feature: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+    """The last layer on pooled features (n, features), with the dropout that stands before it: (n, classes)."""
+    head = model.get_classifier()  # type: ignore[operator]
+    return head(functional.dropout(feature, dropout, training=head.training))
 
 
 # -- back from a run ----------------------------------------------------------------------------------

@@ -57,6 +57,21 @@ def mixer(recipe: Recipe, classes: int) -> Mixup | None:
     )
 
 
+def mix(mixer: Mixup, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixup or cutmix of a batch.
+
+    Args:
+        images: uint8 (n, height, width, 3), n even; stays as it is.
+        targets: class indices (n,).
+
+    Returns:
+        Images of the same kind, and the share of each class, (n, classes).
+    """
+    # timm cuts out of the last two axes, which must be height and width.
+    mixed, shares = mixer(images.permute(0, 3, 1, 2).float(), targets)
+    return mixed.round_().to(torch.uint8).permute(0, 2, 3, 1), shares
+
+
 def optimizer(model: nn.Module, recipe: Recipe, stage: Stage) -> torch.optim.Optimizer:
     """Fused Adam or AdamW over what the stage trains; every group knows its full rate as `initial_lr`."""
     head = {id(p) for p in model.get_classifier().parameters()}  # type: ignore[operator]
@@ -91,6 +106,36 @@ def set_rates(optimizer: torch.optim.Optimizer, update: int, updates: int, stage
     return max(group["lr"] for group in optimizer.param_groups)
 
 
-def moving_average(model: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
-    """timm's EMA of the weights, warmed up so that a short run is not stuck at its first weights."""
-    return ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+class MovingAverage(ModelEmaV3):
+    """timm's moving average of the weights, of those that change.
+
+    timm's own lists all tensors of both networks at every update and copies the counters of every BatchNorm: 4 ms
+    for an EfficientNetV2-B0, a sixth of a step on a GPU. What is frozen is its own average.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe):
+        # Warmed up, so that a short run is not stuck at its first weights.
+        super().__init__(model, decay=recipe.ema, use_warmup=True)
+        theirs, ours = dict(model.named_parameters()), dict(self.module.named_parameters())
+        changing = [name for name, parameter in theirs.items() if parameter.requires_grad]
+        self._pairs = ([ours[name] for name in changing], [theirs[name] for name in changing])
+        # A BatchNorm that goes on counting: its statistics are averaged too, its counter is copied.
+        self._counted = (
+            [] if recipe.freeze_batchnorm else list(zip(self.module.buffers(), model.buffers(), strict=True))
+        )
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        ours: list[torch.Tensor] = [*self._pairs[0]]
+        theirs: list[torch.Tensor] = [*self._pairs[1]]
+        for mine, other in self._counted:
+            if mine.is_floating_point():
+                ours.append(mine)
+                theirs.append(other)
+            else:
+                mine.copy_(other)
+        self._foreach_lerp_(ours, theirs, weight=1.0 - decay)
+
+
+def moving_average(model: nn.Module, recipe: Recipe) -> MovingAverage | None:
+    """The moving average of a recipe, if it wants one; made when it is settled what is trained."""
+    return MovingAverage(model, recipe) if recipe.ema else None

@@ -30,8 +30,9 @@ from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, failures
 from engine.training.device import choose, make_deterministic
 from engine.training.evaluate import logits, predictions_table
-from engine.training.loop import Part, StopRequested, parts_of
+from engine.training.loop import StopRequested
 from engine.training.models import LoadedModel, load_run_model
+from engine.training.parts import Part, parts_of
 
 BATCH = 32
 State = dict[str, torch.Tensor]

@@ -39,12 +39,12 @@ def tiny(tmp_path, monkeypatch):
 def test_a_gpu_out_of_memory_offers_the_same_training_in_half_of_it(tiny, monkeypatch, ledger):
     import torch
 
-    from engine.training import loop
+    from engine.training.steps import Steps
 
     def step(*_):
         raise torch.OutOfMemoryError(CUDA_WORDS)
 
-    monkeypatch.setattr(loop.Fit, "_backward", step)
+    monkeypatch.setattr(Steps, "backward", step)
     run = tiny()
     with pytest.raises(TrainingError) as caught:
         tiny_runs.fit(run)

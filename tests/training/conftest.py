@@ -27,3 +27,12 @@ def _tiny_world(tmp_path_factory, monkeypatch):
 def make_run(tiny_data, tmp_path):
     """`make_run(**changes)`: a run folder on the tiny data."""
     return lambda **changes: tiny_runs.make_run(tmp_path / "runs", tiny_data, **changes)
+
+
+@pytest.fixture
+def from_a_server(monkeypatch):
+    """Loader processes begin as beside a GPU."""
+    from engine.training import loading
+
+    monkeypatch.setattr(loading, "start_method", loading.start_method)  # put back afterwards
+    tiny_runs.start_loaders_as_beside_a_gpu()

@@ -17,6 +17,4 @@ def test_bench_train_measures_every_side(tiny_data):
     assert set(values) == {"plain", "ours", "bare", *train.LIMITS}
     assert all(value >= 0 for value in values.values())
     assert values["wait share"] < 1
-    table = train.text(records)
-    assert "images/s" in table
-    assert len(table.splitlines()) == len(records)
+    assert {row["ok"] for row in records} <= {True, False, None}

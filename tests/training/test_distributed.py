@@ -51,7 +51,7 @@ def two_of_us(monkeypatch):
 
 def test_each_process_talks_through_a_gpu_of_its_own(two_of_us):
     assert distributed.join("auto") == Group(1, 2)
-    assert two_of_us == {"kind": "nccl", "current": "cuda:1"}
+    assert two_of_us == {"kind": "cpu:gloo,cuda:nccl", "current": "cuda:1"}
 
 
 def test_processes_that_train_on_the_processor_talk_by_gloo_beside_gpus_too(two_of_us):

@@ -14,8 +14,9 @@ import torch
 
 from engine import files
 from engine.errors import EngineError
-from engine.training import estimate, loop
+from engine.training import estimate
 from engine.training.device import choose
+from engine.training.steps import Steps
 
 pytestmark = [
     pytest.mark.gpu,
@@ -109,15 +110,14 @@ def test_a_batch_too_large_for_the_gpu_names_half_of_it(make_run):
 
 def test_a_loss_that_is_no_number_is_named_by_its_own_step(make_run, monkeypatch):
     """Losses are read every so many steps; the step that broke is named, not the one that noticed."""
-    real = loop.Fit._backward
+    real = Steps.backward
 
     def broken(self, *given):
         real(self, *given)
-        if self.step == 2:
-            step, loss, counts = self.unsettled.pop()
-            self.unsettled.append((step, loss * float("nan"), counts))
+        if len(self.unread.losses) == 3:
+            self.unread.losses[-1] *= float("nan")
 
-    monkeypatch.setattr(loop.Fit, "_backward", broken)
+    monkeypatch.setattr(Steps, "backward", broken)
     with pytest.raises(EngineError, match="epoch 1, step 3"):
         tiny_runs.fit(on_gpu(make_run))
 

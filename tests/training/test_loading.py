@@ -17,7 +17,7 @@ from engine.data import cache
 from engine.data.preprocessing import Preprocessing
 from engine.training import loading
 from engine.training.device import Device, choose
-from engine.training.loading import Loader, TrainingImages, Waiting, batches, order, start_method
+from engine.training.loading import Loader, TrainingImages, Waiting, batches, order
 
 STRATA = np.array(["benign/40X"] * 5 + ["malignant/40X"] * 60 + ["malignant/400X"] * 35)
 
@@ -77,12 +77,6 @@ def test_loader_processes_change_no_pixel(images):
         alone = alone[len(half) :]
 
 
-@pytest.fixture
-def from_a_server(monkeypatch):
-    """Loader processes begin as beside a GPU."""
-    monkeypatch.setattr(loading, "start_method", lambda _: start_method(Device(torch.device("cuda"))))
-
-
 @pytest.mark.slow
 def test_loader_processes_of_a_server_change_no_pixel_outlive_ctrl_c_and_are_missed(
     images, from_a_server, monkeypatch
@@ -107,10 +101,20 @@ def test_loader_processes_of_a_server_change_no_pixel_outlive_ctrl_c_and_are_mis
         assert torch.equal(theirs, classes)
     loaders[1].kill()
     began = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly"):
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly.*SIGKILL"):
         served(helped, third)
     assert time.monotonic() - began < 10 < loading.LOADER_TIMEOUT_S
     helped.close()
+
+
+@pytest.mark.slow
+def test_loader_processes_that_begin_draw_no_number_of_the_step_at_hand(images):
+    wanted = batches(np.arange(4), 1, 4)
+    state = torch.get_rng_state()
+    helped = Loader(images, choose("cpu"), 1)
+    served(helped, wanted)
+    helped.close()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.slow
@@ -129,6 +133,19 @@ def test_loader_processes_go_on_with_the_next_epoch_and_survive_another_wish(ima
     source = helped.serve(first)
     next(source)  # left in the middle, as by a stop
     assert same(second)
+
+
+@pytest.mark.slow
+def test_what_is_thrown_away_may_take_longer_than_it_is_looked_whether_processes_live(images, monkeypatch):
+    monkeypatch.setattr(loading, "LOOK_S", 0.3)
+    real = TrainingImages.__getitem__
+    monkeypatch.setattr(
+        TrainingImages, "__getitem__", lambda self, batch: (time.sleep(0.2), real(self, batch))[1]
+    )
+    first, second = (batches(np.arange(20), epoch, 4) for epoch in (1, 2))
+    helped = Loader(images, choose("cpu"), 1)
+    next(helped.serve(first))  # four more are on their way
+    assert len(served(helped, second[:1])) == 1
 
 
 def test_an_image_is_augmented_alike_in_any_batch_and_anew_every_epoch(images):

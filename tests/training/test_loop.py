@@ -7,20 +7,20 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny_runs
 import torch
 
 from engine import files
 from engine.data.images import encode_png
-from engine.errors import EngineError, SplitError, WeightsError
+from engine.errors import EngineError, WeightsError
 from engine.predict.judge import judge
 from engine.runs import presets
 from engine.runs.reporter import Reporter
 from engine.training import checkpoint, loop
 from engine.training.device import Device
 from engine.training.models import load_run_model
+from engine.training.steps import Steps
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_memory_exhausted_offers_half_the_batch(make_run, monkeypatch):
     def exhausted(*_):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(loop.Fit, "_backward", exhausted)
+    monkeypatch.setattr(Steps, "backward", exhausted)
     error = failure_of(make_run())
     assert error.kind == "out_of_memory"
     assert "--batch-size 2 --accumulate 2" in error.remedy
@@ -187,15 +187,15 @@ def test_memory_exhausted_offers_half_the_batch(make_run, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_checkpoint(make_run, monkeypatch):
-    real = loop.Fit._backward
+    real, made = Steps.backward, []
 
     def broken(self, *given):
         real(self, *given)
-        if (self.epoch, self.step) == (2, 1):
-            step, loss, counts = self.unsettled.pop()
-            self.unsettled.append((step, loss * float("nan"), counts))
+        made.append(given)
+        if len(made) == 7:  # five steps an epoch
+            self.unread.losses[-1] *= float("nan")
 
-    monkeypatch.setattr(loop.Fit, "_backward", broken)
+    monkeypatch.setattr(Steps, "backward", broken)
     folder = make_run()
     error = failure_of(folder)
     assert error.kind == "nan_loss"
@@ -212,9 +212,9 @@ def test_a_stop_that_ends_the_loader_processes_first_is_a_stop(make_run, monkeyp
 
     folder = make_run()
     with monkeypatch.context() as broken:
-        broken.setattr(loop.Fit, "_backward", ended)
+        broken.setattr(Steps, "backward", ended)
         assert failure_of(folder).kind == "loader"
-        broken.setattr(loop.Fit, "_backward", lambda *_: (folder.request_stop(), ended()))
+        broken.setattr(Steps, "backward", lambda *_: (folder.request_stop(), ended()))
         assert tiny_runs.fit(folder) == "stopped"
     folder.clear_stop()
     assert tiny_runs.fit(folder) == "completed"
@@ -391,16 +391,10 @@ def test_the_network_is_channels_last_and_its_optimizer_fused(make_run):
     folder = make_run()
     fit = loop.Fit(folder, Reporter(folder, writes=False), folder.config(), presets.resolve(folder.config()))
     fit._enter_stage(None)
-    assert fit.optimizer is not None
-    assert fit.optimizer.defaults["fused"]
+    assert fit.steps is not None
+    assert fit.steps.optimizer.defaults["fused"]
     weight = dict(fit.model.named_parameters())["conv_stem.weight"]
     assert weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_class_missing_from_validation_is_named(tiny_data, tmp_path):
-    table = tiny_data.table[(tiny_data.table["split"] != "val") | (tiny_data.table["label"] == "benign")]
-    with pytest.raises(SplitError, match="val part has no image of class malignant"):
-        loop.parts_of(tiny_data.with_table(pd.DataFrame(table)))
 
 
 def test_progress_grows_to_the_end(make_run):

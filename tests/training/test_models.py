@@ -142,3 +142,13 @@ def test_pixels_are_normalised_as_float_arithmetic_would():
     result = models.normalise(torch.from_numpy(images), mean, std, torch.device("cpu")).numpy()
     expected = ((images / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2)
     assert np.abs(result - expected).max() < 1e-5
+
+
+def test_pixels_are_normalised_as_torchvision_does():
+    from torchvision.transforms.v2 import functional
+
+    pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    scaled = functional.to_dtype(pixels.permute(0, 3, 1, 2), torch.float32, scale=True)
+    wanted = functional.normalize(scaled, list(mean), list(std))
+    assert torch.equal(models.normalise(pixels, mean, std, torch.device("cpu")), wanted)

@@ -1,6 +1,7 @@
 """A tiny network, a tiny data set and runs on them: what the tests of training share.
 
-Also a program (`python tiny_runs.py DIR [SECOND_RANK_OK]`): a worker that knows the tiny network.
+Also a program (`python tiny_runs.py DIR [server]`): a worker that knows the tiny network; with `server` its loader
+processes begin as beside a GPU.
 """
 
 from __future__ import annotations
@@ -85,6 +86,17 @@ def fit(folder: RunFolder, report: Reporter | None = None) -> str:
         return train(folder, report)
 
 
+def start_loaders_as_beside_a_gpu() -> None:
+    """Loader processes of this process come from a server, whatever the device is."""
+    import torch
+
+    from engine.training import loading
+    from engine.training.device import Device
+
+    real = loading.start_method
+    loading.start_method = lambda _: real(Device(torch.device("cuda")))
+
+
 def outcome(folder: RunFolder) -> dict:
     """Everything of a run that must not depend on how often it was interrupted."""
     from engine import files
@@ -100,6 +112,8 @@ def outcome(folder: RunFolder) -> dict:
 
 if __name__ == "__main__":
     register()
+    if "server" in sys.argv[2:]:
+        start_loaders_as_beside_a_gpu()
     from engine.runs import worker
 
     sys.exit(worker.work(Path(sys.argv[1])))
