@@ -61,7 +61,8 @@ class Job:
                     stop=self.cancel.is_set,
                 )
             self._phase("Scoring")
-            self.scores = summary.score_lines(self.judged)
+            met = summary.met_before(self.folder, self.judged.table)
+            self.scores = summary.score_lines(self.judged, met)
         except EngineError as error:
             self.error = error
         except Exception as error:  # the page waits for this thread: it must hear of everything

@@ -191,7 +191,7 @@ def answer(job: Job, judged: Judged, label: str, rule: Rule) -> None:
         words = f"Stopped: {len(judged.table):,} of {len(job.paths):,} images were judged."
         st.warning(words, icon=":material/stop_circle:")
     met = summary.met_before(folder, judged.table)
-    if met.images or met.cases:
+    if met.names or met.cases:
         widgets.leakage_badge({"level": "leak", "verdict": summary.met_sentence(met, label)})
     elif not met.known:
         st.caption(widgets.escaped(summary.met_sentence(met, label)))
@@ -199,9 +199,12 @@ def answer(job: Job, judged: Judged, label: str, rule: Rule) -> None:
     st.caption(widgets.escaped(str(judged.calibration)))
     _stain(judged)
     _unlike(judged)
-    if job.scores:
+    left_out = summary.left_out_sentence(judged, met)
+    if job.scores or left_out:
         st.subheader("Scores by the labels that are known", anchor=False)
-        widgets.facts(job.scores)
+        if job.scores:
+            widgets.facts(job.scores)
+        st.caption(left_out)
     st.subheader("Images", anchor=False)
     st.caption(widgets.escaped(summary.referral_sentence(judged, rule)))
     value = worth(folder, rule, judged.calibration)
@@ -257,7 +260,7 @@ def _images(folder: RunFolder, judged: Judged, rule: Rule) -> None:
     order = list(summary.least_sure(judged, len(shown)))
     shown = shown.set_index("Image").loc[order].reset_index()
     event = st.dataframe(
-        shown, hide_index=True, column_config=_bars(shown), key="predict_table", on_select="rerun",
+        shown, hide_index=True, column_config={**_bars(shown), "Refer": st.column_config.TextColumn(width=170)}, key="predict_table", on_select="rerun",
         selection_mode="single-row", height=min(38 + 35 * len(shown), 390),
     )  # fmt: skip
     rows = event["selection"]["rows"]

@@ -37,7 +37,8 @@ with left:
     )
     rule = predict_view.rule_of_link(several)
     st.caption(
-        "Research use only. Not for diagnosis. What you drop here is deleted when you judge other images or close this page."
+        "Research use only. Not for diagnosis. What you drop here is deleted when you judge other images or close this "
+        "page. A link to it opens this model and this rule, without the images."
     )
 
 with right:

@@ -72,13 +72,15 @@ def predict(
     said = summary.sentences(judged, rule, met, folder.name)
     value = worth(folder, rule, judged.calibration)
     said += [str(value)] if value else []
-    said += [f"{title}: {text}" for title, text in summary.score_lines(judged)]
+    said += [f"{title}: {text}" for title, text in summary.score_lines(judged, met)]
+    left_out = summary.left_out_sentence(judged, met)
+    said += [left_out] if left_out else []
     said += ["Stopped before the last image."] if judged.stopped else []
     return judged, {
         "n": len(judged.table),
         "predictions": _plain(judged.table),
         "per_case": _plain(summary.case_rows(judged, rule)),
-        "scores": {name: one.as_record() for name, one in summary.scores(judged).items()},
+        "scores": {name: one.as_record() for name, one in summary.scores(judged, met).items()},
         "calibration": judged.calibration.as_record(),
         "refused": [{"name": one.name, "reason": one.reason} for one in judged.refused],
         "not_normalised": None if judged.own_colours is None else list(judged.own_colours),

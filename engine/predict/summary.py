@@ -74,9 +74,10 @@ def case_rows(judged: Judged, rule: Rule) -> pd.DataFrame:
     return found
 
 
-def scores(judged: Judged) -> dict[str, Estimate]:
-    """Scores of the labelled images with intervals over cases, by the calibrated probabilities; may be empty."""
-    table = judged.table
+def scores(judged: Judged, met: Met) -> dict[str, Estimate]:
+    """Scores of the labelled images that the model was not trained on, with intervals over cases, by the
+    calibrated probabilities; may be empty."""
+    table = judged.table[~judged.table["image_id"].isin(met.names)]
     if not (labels(table) >= 0).any():
         return {}
     calibrated = {f"prob_{name}": table[f"calibrated_{name}"] for name in classes_of(table)}
@@ -85,9 +86,10 @@ def scores(judged: Judged) -> dict[str, Estimate]:
 
 @dataclass(frozen=True)
 class Met:
-    """What of the judged images a run was trained on; `known` is False where that is not recorded."""
+    """What of the judged images a run was trained on: their ids, and the cases; `known` is False where that is not
+    recorded."""
 
-    images: int
+    names: frozenset[str]
     cases: tuple[str, ...]
     known: bool
 
@@ -97,9 +99,12 @@ def met_before(folder: RunFolder, table: pd.DataFrame) -> Met:
     try:
         learned = results.trained_on(folder)
     except EngineError:
-        return Met(0, (), False)
-    images = int(table["image_id"].isin(learned.images).sum())
-    return Met(images, tuple(sorted((set(table["case"]) - {""}) & learned.cases)), learned.known)
+        return Met(frozenset(), (), False)
+    return Met(
+        learned.images & set(table["image_id"]),
+        tuple(sorted((set(table["case"]) - {""}) & learned.cases)),
+        learned.known,
+    )
 
 
 # -- sentences ------------------------------------------------------------------------------------
@@ -116,8 +121,8 @@ def counts_sentence(judged: Judged) -> str:
 
 def met_sentence(met: Met, name: str) -> str:
     """That a model has met these images or patients; empty where it has not."""
-    if met.images or met.cases:
-        parts = [f"on {met.images:,} of these images"] if met.images else []
+    if met.names or met.cases:
+        parts = [f"on {len(met.names):,} of these images"] if met.names else []
         if met.cases:
             parts.append(
                 f"on images of {len(met.cases):,} of these cases ({shorten(list(met.cases), limit=3)})"
@@ -174,9 +179,20 @@ def referral_sentence(judged: Judged, rule: Rule) -> str:
     )
 
 
-def score_lines(judged: Judged) -> list[tuple[str, str]]:
-    """(score, value with interval and n) of the labelled images."""
-    return [(SCORES[name].title, str(one)) for name, one in scores(judged).items()]
+def score_lines(judged: Judged, met: Met) -> list[tuple[str, str]]:
+    """(score, value with interval and n) of the labelled images that the model was not trained on."""
+    return [(SCORES[name].title, str(one)) for name, one in scores(judged, met).items()]
+
+
+def left_out_sentence(judged: Judged, met: Met) -> str:
+    """How many labelled images are not scored because the model was trained on them; empty where none is."""
+    labelled = labels(judged.table) >= 0
+    out = int((labelled & judged.table["image_id"].isin(met.names)).sum())
+    if not out:
+        return ""
+    if out == labelled.sum():
+        return f"Nothing is scored: the model was trained on every image whose label is known ({out:,})."
+    return f"The scores leave out {_images(out)} that the model was trained on."
 
 
 def sentences(judged: Judged, rule: Rule, met: Met, name: str) -> list[str]:

@@ -54,12 +54,11 @@ def judged_report(
     page = Page()
     page.section("answer", "What was found", bullets(summary.sentences(judged, rule, met, folder.name)))
     page.section("model", "Model", _model(folder, judged))
-    lines = summary.score_lines(judged)
-    if lines:
+    lines, left_out = summary.score_lines(judged, met), summary.left_out_sentence(judged, met)
+    if lines or left_out:
         intro = "By the labels that names, folders or the CSV tell; 95% intervals over whole cases."
-        page.section(
-            "scores", "Scores", paragraph(intro), table(["Score", "Value"], [list(one) for one in lines])
-        )
+        rows = table(["Score", "Value"], [list(one) for one in lines]) if lines else ""
+        page.section("scores", "Scores", paragraph(f"{intro} {left_out}".strip()), rows)
     page.section("first", "Images to look at first", _pictures(folder, judged, rule, pictures))
     cases = summary.case_rows(judged, rule)
     if not cases.empty:
@@ -88,7 +87,7 @@ def judged_report(
 
 def _audit(folder: RunFolder, met: summary.Met) -> dict:
     """The badge: red where the model has met what it judges, otherwise that of its own split."""
-    if met.images or met.cases:
+    if met.names or met.cases:
         title = "This model has met these patients"
         return {"level": "leak", "title": title, "verdict": summary.met_sentence(met, folder.name)}
     return folder.audit()

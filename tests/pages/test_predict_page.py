@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fabricate
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -169,7 +170,7 @@ def test_a_folder_is_judged_and_its_training_images_raise_the_badge(
     app, said, with_weights, tmp_path, monkeypatch
 ):
     rows = with_weights.manifest().table
-    rows = rows[rows["split"] == "train"].head(4)
+    rows = pd.concat([rows[rows["split"] == "train"].head(2), rows[rows["split"] == "test"].head(2)])
     folder = drawn(with_weights, tmp_path, rows["image_id"])
     seen: list[Path] = []
 
@@ -192,6 +193,9 @@ def test_a_folder_is_judged_and_its_training_images_raise_the_badge(
     assert at.dataframe[0].value["Image"].iloc[0] == rows["image_id"].iloc[0], "the unlike one first"
     assert at.dataframe[0].value["Refer"].iloc[0].endswith("unlike training: stain")
     assert "Balanced accuracy" in text
+    assert "The scores leave out 2 images that the model was trained on." in text
+    assert "n = 2 images" in text
+    assert "without the images" in text, "what a link to this page opens is said"
 
 
 def test_images_in_their_own_colours_are_named(app, said, with_weights, tmp_path, monkeypatch):

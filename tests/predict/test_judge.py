@@ -17,6 +17,7 @@ from engine.errors import DataError, EnsembleError, RunError
 from engine.predict import maps, summary
 from engine.predict.judge import BATCH, judge
 from engine.predict.referral import Rule, worth
+from engine.predict.told import Told
 from engine.runs.ensembles import ensemble_runs, save_ensemble
 from engine.runs.folder import RunFolder, locate
 
@@ -148,9 +149,33 @@ def test_cases_are_diagnosed_by_mean_probability_and_labels_scored(tiny):
     means = found.table.groupby("case")["calibrated_malignant"].mean()
     assert cases.set_index("Case")["Mean P(malignant)"].to_dict() == pytest.approx(means.to_dict())
     right = (found.table["prob_malignant"] > 0.5) == (found.table["label"] == "malignant")
-    assert summary.scores(found)["accuracy"].value == pytest.approx(right.mean())
-    met = summary.met_before(run, run.manifest().table.head(3).assign(image_id=lambda rows: rows["image_id"]))
-    assert met.known
+    met = summary.met_before(run, found.table)
+    assert (met.names, met.cases, met.known) == (frozenset(), (), True)
+    assert summary.scores(found, met)["accuracy"].value == pytest.approx(right.mean())
+    assert summary.left_out_sentence(found, met) == ""
+
+
+def test_images_that_were_trained_on_are_judged_but_not_scored(tiny):
+    run, _, images = tiny
+    table = run.manifest().table
+    old, new = (table.loc[table["split"] == part, "image_id"].tolist() for part in ("train", "test"))
+    told = Told({}, dict(zip(table["image_id"], table["label"], strict=True)))
+    both = judge(run, [images / name for name in (*old[:4], *new)], told=told, device="cpu")
+    met = summary.met_before(run, both.table)
+    assert met.names == set(old[:4])
+    assert len(both.table) == 4 + len(new)
+    alone = judge(run, [images / name for name in new], told=told, device="cpu")
+    nothing = summary.met_before(run, alone.table)
+    assert summary.scores(both, met)["accuracy"].n_images == len(new)
+    values = [
+        {name: one.value for name, one in summary.scores(*pair).items()}
+        for pair in ((both, met), (alone, nothing))
+    ]
+    assert values[0] == pytest.approx(values[1], nan_ok=True)
+    assert "leave out 4 images" in summary.left_out_sentence(both, met)
+    only = judge(run, [images / name for name in old[:4]], told=told, device="cpu")
+    assert summary.scores(only, summary.met_before(run, only.table)) == {}
+    assert "Nothing is scored" in summary.left_out_sentence(only, met)
 
 
 def test_the_command_writes_table_report_and_one_document(tiny, tmp_path, capsys):
