@@ -373,6 +373,47 @@ def test_pooled_folds_are_audited_within_their_fold():
     assert set(audit.table["m0"]) == {"train+test"}
 
 
+def test_folds_that_only_one_side_knows_divide_nothing():
+    table = member_tables(1, folds=4)["m0"]
+    history = table[["image_id", "case"]].assign(fold=9, split="train")
+    assert len(roles.audit_roles({"m0": history}, table.drop(columns="fold")).excluded) == len(table)
+    unfolded = history.drop(columns="fold")
+    assert len(roles.audit_roles({"m0": unfolded}, table).excluded) == len(table)
+    assert not roles.audit_roles({"m0": history}, table).excluded  # trained on in a fold that is not scored
+
+
+def test_every_member_says_how_many_images_had_which_role():
+    table = member_tables(1)["m0"]
+    sides = np.array(["train", "val", "test"])[np.arange(len(table)) % 3]
+    manifest = table[["image_id", "case"]].assign(split=sides, fused=sides == "val")
+    counts = roles.audit_roles({"a": manifest, "b": None}, table).counts.set_index("member")
+    assert counts.loc["a", list(roles.ROLES)].tolist() == [32, 32, 32, 32]
+    assert counts.loc["b"].isna().all()
+    manifest.loc[0, "split"] = "test"
+    assert roles.audit_roles({"a": manifest}, table).counts.loc[0, ["train", "test"]].tolist() == [31, 33]
+
+
+def test_only_what_spoils_a_score_is_serious():
+    source = cube(member_tables(4))
+    manifest = source.frame[["image_id", "case"]].assign(
+        split=["train" if k < 3 else "test" for k in range(len(source.true))]
+    )
+    audit = roles.audit_roles({"m0": manifest, "m1": None}, source.frame)
+    found = roles.cautions(
+        source, combine(source, "vote"), audit=audit, gain=(-0.1, -0.2, -0.05), chosen_on="test",
+        chosen_cases={"14-0"},
+    )  # fmt: skip
+    assert {one.kind for one in found if one.serious} == {
+        "trained-on-scored", "leakage", "selected-on-test", "worse-than-best",
+    }  # fmt: skip
+    assert {one.kind for one in found if not one.serious} == {
+        "training-unknown", "chosen-on-scored-cases", "few-cases", "ties",
+    }  # fmt: skip
+    assert "few-cases" in {one.kind for one in roles.cautions(source, combine(source))}
+    many = cube(member_tables(2, cases=30))
+    assert "few-cases" not in {one.kind for one in roles.cautions(many, combine(many))}
+
+
 def test_cautions_name_what_is_wrong():
     source = cube(member_tables(4))
     kinds = lambda **o: {c.kind for c in roles.cautions(source, combine(source, **o.pop("how", {})), **o)}  # noqa: E731
