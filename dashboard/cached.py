@@ -52,7 +52,7 @@ def _dataset(root: str, stamp: tuple) -> tuple[Manifest, Inventory]:
 def folder_stamp(root: str | Path) -> tuple[int, int]:
     """(folders, newest change) of a tree, from its folders alone: 330 folders instead of 7,909 files."""
     if Path(root).is_file():
-        return _file_stamp(root)
+        return file_stamp(root)
     folders, newest = 0, 0
     for here, _, _ in os.walk(root):
         try:
@@ -95,9 +95,7 @@ def prepared(data: DataConfig) -> launch.Prepared:
     """
     places.require_open(data.root)
     root = str(Path(data.root).expanduser().absolute())
-    return _prepared(
-        data, root, folder_stamp(root), _file_stamp(data.split_csv) if data.split_csv else (0, 0)
-    )
+    return _prepared(data, root, folder_stamp(root), file_stamp(data.split_csv) if data.split_csv else (0, 0))
 
 
 @st.cache_data(max_entries=24, show_spinner=False)
@@ -121,7 +119,7 @@ def thumbnail(path: str | Path, width: int = 220) -> bytes:
     Raises:
         DataError: it cannot be decoded.
     """
-    return _thumbnail(str(path), _file_stamp(path), width)
+    return _thumbnail(str(path), file_stamp(path), width)
 
 
 @st.cache_data(max_entries=600, show_spinner=False)
@@ -137,7 +135,7 @@ def batch_sheet(
     Raises:
         DataError: an image or the preview fails.
     """
-    files = tuple((path, _file_stamp(path)) for path in paths)
+    files = tuple((path, file_stamp(path)) for path in paths)
     return _batch_sheet(files, recipe, preprocessing.as_record(), n)
 
 
@@ -208,7 +206,7 @@ def predictions(run_id: str, split_name: str = "test") -> pd.DataFrame:
         RunError, PredictionsError: there are none, or they cannot be read.
     """
     folder = run(run_id)
-    return _predictions(str(folder.path), split_name, _file_stamp(folder.predictions_file(split_name)))
+    return _predictions(str(folder.path), split_name, file_stamp(folder.predictions_file(split_name)))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -219,7 +217,7 @@ def _predictions(path: str, split_name: str, stamp: tuple) -> pd.DataFrame:
 def metrics(run_id: str) -> pd.DataFrame:
     """Epoch metrics of a run; empty before the first epoch has ended."""
     folder = run(run_id)
-    return _metrics(str(folder.path), _file_stamp(folder.path / "metrics.jsonl"))
+    return _metrics(str(folder.path), file_stamp(folder.path / "metrics.jsonl"))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -234,7 +232,7 @@ def manifest_of(run_id: str) -> Manifest:
         RunError: the run has none.
     """
     folder = run(run_id)
-    return _manifest_of(str(folder.path), _file_stamp(folder.path / "manifest.csv"))
+    return _manifest_of(str(folder.path), file_stamp(folder.path / "manifest.csv"))
 
 
 @st.cache_data(max_entries=ENTRIES, show_spinner=False)
@@ -247,7 +245,7 @@ def estimates(
 ) -> pd.DataFrame:
     """Scores of a run with intervals, a row per slice: see `engine.analysis.intervals.estimate_table`."""
     folder = run(run_id)
-    stamp = _file_stamp(folder.predictions_file(split_name))
+    stamp = file_stamp(folder.predictions_file(split_name))
     return _estimates(str(folder.path), split_name, stamp, tuple(names), by, draws)
 
 
@@ -263,7 +261,7 @@ def marks() -> pd.DataFrame:
 
 def marks_stamp() -> tuple[int, int]:
     """Time and size of the file of marks: what depends on them is keyed by it."""
-    return _file_stamp(places.runs_folder() / review.FILE)
+    return file_stamp(places.runs_folder() / review.FILE)
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
@@ -287,7 +285,7 @@ def model(run_id: str) -> tuple[Any, threading.Lock]:
             found=f"state {folder.state()}",
             remedy="Choose a run that has completed at least one epoch",
         )
-    return _model(str(folder.path), _file_stamp(folder.best))
+    return _model(str(folder.path), file_stamp(folder.best))
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the model ...")
@@ -297,7 +295,7 @@ def _model(path: str, stamp: tuple) -> tuple[Any, threading.Lock]:
     return models.load_run_model(RunFolder(Path(path))), threading.Lock()
 
 
-def _file_stamp(path: str | Path) -> tuple[int, int]:
+def file_stamp(path: str | Path) -> tuple[int, int]:
     """(time of change, size); zeros where there is no file."""
     try:
         found = Path(path).stat()

@@ -263,7 +263,7 @@ def stamps(ids: Sequence[str], split: str) -> tuple:
     """Times and sizes of the predictions behind a view, with the folder they lie in."""
     folder = places.runs_folder()
     files = [cached.run(run_id).predictions_file(split) for run_id in ids]
-    return (str(folder), *(cached._file_stamp(file) for file in files))
+    return (str(folder), *(cached.file_stamp(file) for file in files))
 
 
 def key_of(view: View) -> tuple:
@@ -399,7 +399,7 @@ def _known_paths(ids: Sequence[str]) -> tuple[dict[str, str], bool]:
     for run_id in ids:
         try:
             folder = cached.run(run_id)
-            found = {**_paths(str(folder.path), cached._file_stamp(folder.path / "manifest.csv")), **found}
+            found = {**_paths(str(folder.path), cached.file_stamp(folder.path / "manifest.csv")), **found}
         except EngineError:
             lacking = True
     return found, lacking

@@ -26,7 +26,7 @@ def files_key(ids: Sequence[str], split: str) -> tuple:
     """The folder, and times and sizes of the predictions in it. ids: of the page's choice, which `read` checked."""
     runs = places.runs_folder()
     files = [RunFolder(runs / run_id).predictions_file(split) for run_id in ids]
-    return (str(runs), *(cached._file_stamp(file) for file in files))
+    return (str(runs), *(cached.file_stamp(file) for file in files))
 
 
 def keys(members: Sequence[str], split: str) -> tuple[tuple, tuple]:
@@ -110,12 +110,12 @@ def mates(run_id: str, split: str) -> list[str]:
 # --- what members were trained on ----------------------------------------------------------------------
 def trained_key(members: Sequence[str]) -> tuple:
     runs = places.runs_folder()
-    return tuple(cached._file_stamp(runs / run_id / "config.json") for run_id in members)
+    return tuple(cached.file_stamp(runs / run_id / "config.json") for run_id in members)
 
 
 def trained(run_id: str) -> results.TrainedOn:
     path = places.runs_folder() / run_id
-    return _trained_on(str(path), cached._file_stamp(path / "config.json"))
+    return _trained_on(str(path), cached.file_stamp(path / "config.json"))
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)

@@ -61,7 +61,7 @@ def _kept(key: tuple, label: str, make: Callable[[], Any], widget: str) -> Any:
 
 
 def _key(run_id: str, *parts: Any) -> tuple:
-    return (run_id, cached._file_stamp(cached.run(run_id).best), *parts)
+    return (run_id, cached.file_stamp(cached.run(run_id).best), *parts)
 
 
 # --- this map ------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def _this_map(run_id: str, path: str, found: Explanation, question: dict[str, st
         "The pixels the map calls relevant are taken away or put back, step by step. A map that shows what the network "
         "used makes the probability fall (or rise) faster than random weights do."
     )
-    key = _key(run_id, "map", path, cached._file_stamp(path), *question.values())
+    key = _key(run_id, "map", path, cached.file_stamp(path), *question.values())
     made = _kept(
         key, "Measure this map", lambda: _measure_map(run_id, path, found, question), "explain_measure_map"
     )

@@ -299,7 +299,7 @@ def calibration(run_id: str, positive: float) -> str:
     if "val" not in folder.predicted_splits():
         return ""
     try:
-        bins, name = _reliability(str(folder.path), cached._file_stamp(folder.predictions_file("val")))
+        bins, name = _reliability(str(folder.path), cached.file_stamp(folder.predictions_file("val")))
     except EngineError:
         return ""
     near = bins[(bins["low"] <= positive) & ((positive < bins["high"]) | (bins["high"] >= 1))]
@@ -326,7 +326,7 @@ def pixels_of(path: str) -> np.ndarray:
     Raises:
         DataError: it is gone or cannot be read.
     """
-    return _pixels(path, cached._file_stamp(path))
+    return _pixels(path, cached.file_stamp(path))
 
 
 def picture_of(path: str) -> bytes:
@@ -335,7 +335,7 @@ def picture_of(path: str) -> bytes:
     Raises:
         DataError: it is gone or cannot be read.
     """
-    return _picture(path, cached._file_stamp(path))
+    return _picture(path, cached.file_stamp(path))
 
 
 @st.cache_data(max_entries=24, show_spinner=False)
@@ -357,7 +357,7 @@ def map_of(run_id: str, path: str, method: str, target: str, layer: str) -> Map:
         ExplainError, DataError, RunError: as `engine.explain.runs.explain_file`.
     """
     folder = cached.run(run_id)
-    key = (str(folder.path), cached._file_stamp(folder.best), cached._file_stamp(path))
+    key = (str(folder.path), cached.file_stamp(folder.best), cached.file_stamp(path))
     return _map(run_id, path, method, target, layer, key)
 
 

@@ -103,6 +103,22 @@ def test_every_name_is_imported_from_the_module_that_defines_it():
                 assert known, f"{path.relative_to(ROOT)}: {module} does not define {name}"
 
 
+def test_nobody_reaches_for_the_private_names_of_another_module():
+    for path in sources("engine", "dashboard", "pages"):
+        named = {dotted.rpartition(".")[2] for dotted in imports(path) if defined(dotted) is not None}
+        for node in ast.walk(tree(path)):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in named
+            ):
+                private = node.attr.startswith("_") and not node.attr.startswith("__")
+                assert not private, f"{path.relative_to(ROOT)}:{node.lineno} {node.value.id}.{node.attr}"
+            if isinstance(node, ast.ImportFrom) and tops({node.module or ""}) & {"engine", "dashboard"}:
+                taken = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not taken, f"{path.relative_to(ROOT)}:{node.lineno} {taken}"
+
+
 def test_the_engine_knows_no_screen():
     for path in sources("engine"):
         assert not tops(imports(path)) & {"streamlit", "dashboard", "pages"}, path

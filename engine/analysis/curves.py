@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GRID = 101
 
 
-def _positive(result: Outcome, positive: int | None) -> tuple[np.ndarray, np.ndarray]:
+def positive_of(result: Outcome, positive: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Which images are positive, and their probability of being so."""
     if positive is None:
         if len(result.classes) != 2:
@@ -43,8 +43,8 @@ def roc(result: Outcome, positive: int | None = None) -> pd.DataFrame:
 
     A threshold calls positive from that probability on. Empty where a class has no image.
     """
-    up, score = _positive(result, positive)
-    hits, alarms = metrics._rank_totals(up, score)
+    up, score = positive_of(result, positive)
+    hits, alarms = metrics.rank_totals(up, score)
     if not hits.sum() or not alarms.sum():
         return pd.DataFrame(columns=["threshold", "fpr", "tpr"], dtype=float)
     return pd.DataFrame(
@@ -58,8 +58,8 @@ def roc(result: Outcome, positive: int | None = None) -> pd.DataFrame:
 
 def precision_recall(result: Outcome, positive: int | None = None) -> pd.DataFrame:
     """`threshold, recall, precision`, one row per distinct probability, from the highest down."""
-    up, score = _positive(result, positive)
-    hits, alarms = metrics._rank_totals(up, score)
+    up, score = positive_of(result, positive)
+    hits, alarms = metrics.rank_totals(up, score)
     if not hits.sum():
         return pd.DataFrame(columns=["threshold", "recall", "precision"], dtype=float)
     found = np.cumsum(hits)
@@ -80,8 +80,8 @@ def curve_band(
     kind: roc (x = false positive rate, band of the true positive rate) or precision_recall (x = recall,
     band of precision).
     """
-    up, score = _positive(result, positive)
-    order, ends = draws._descending(score)
+    up, score = positive_of(result, positive)
+    order, ends = draws.descending(score)
     groups = sample.groups
     grid = np.linspace(0 if kind == "roc" else 0.01, 1, GRID)  # precision at recall 0 is undefined
     if kind not in ("roc", "precision_recall"):
@@ -112,7 +112,7 @@ def reliability(
 
     Empty bins are left out. The bounds are Wilson's over images, which ignores that they share patients.
     """
-    up, score = _positive(result, positive)
+    up, score = positive_of(result, positive)
     group = np.minimum((score * bins).astype(np.int64), bins - 1)
     rows = []
     for k in np.unique(group):
@@ -129,7 +129,7 @@ def decision_curve(result: Outcome, positive: int | None = None) -> pd.DataFrame
 
     net benefit = tp/n - fp/n * threshold / (1 - threshold).
     """
-    up, score = _positive(result, positive)
+    up, score = positive_of(result, positive)
     threshold = np.linspace(0.01, 0.99, 99)
     odds = threshold / (1 - threshold)
     if not len(up):
@@ -158,7 +158,7 @@ def risk_coverage(result: Outcome, confidence: np.ndarray | None = None) -> pd.D
     sure = result.probs[np.arange(len(result)), result.guess] if confidence is None else confidence
     if not len(sure):
         return pd.DataFrame(columns=["coverage", "risk", "confidence", "n"], dtype=float)
-    order, ends = draws._descending(np.asarray(sure, dtype=float))
+    order, ends = draws.descending(np.asarray(sure, dtype=float))
     wrong = np.cumsum(result.true[order] != result.guess[order])[ends]
     return pd.DataFrame(
         {

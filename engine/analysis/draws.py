@@ -217,7 +217,7 @@ class _Sorted:
     score_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
     def at(self, weights):
-        order, ends = _descending(self.score)
+        order, ends = descending(self.score)
         up = self.positive[order]
         parts = []
         for rows in _chunks(len(weights), len(order)):
@@ -295,7 +295,7 @@ class Difference:
         return None if first is None or second is None else first - second
 
 
-def _descending(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def descending(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Order from the highest score down, and the last position of each distinct score in it."""
     order = np.argsort(-score, kind="stable")
     sorted_score = score[order]
@@ -322,7 +322,7 @@ def _rank_statistic(name: str, positive: np.ndarray, score: np.ndarray, groups: 
     if groups.size > MANY_UNITS:
         area = _area_under_roc if name == "auroc" else _area_under_precision
         return _Sorted(positive, score, groups.unit, area)
-    order, ends = _descending(score)
+    order, ends = descending(score)
     misses = _cumulative(~positive, groups.unit, groups.size, order, ends)
     if name == "average_precision":
         hits = _cumulative(positive, groups.unit, groups.size, order, ends)

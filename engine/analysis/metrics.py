@@ -213,7 +213,7 @@ def negative_log_likelihood(true: np.ndarray, probs: np.ndarray) -> float:
 # --- rank ----------------------------------------------------------------------------------------------
 
 
-def _rank_totals(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rank_totals(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positives and negatives at each distinct score, from the highest score down."""
     _, group = np.unique(-score, return_inverse=True)
     size = int(group.max()) + 1 if len(group) else 0
@@ -228,7 +228,7 @@ def binary_auroc(positive: np.ndarray, score: np.ndarray) -> float:
 
     Args: positive bool (images,), score (images,).
     """
-    up, down = _rank_totals(positive, score)
+    up, down = rank_totals(positive, score)
     if not up.sum() or not down.sum():
         return float("nan")
     below = down.sum() - np.cumsum(down)
@@ -237,7 +237,7 @@ def binary_auroc(positive: np.ndarray, score: np.ndarray) -> float:
 
 def binary_average_precision(positive: np.ndarray, score: np.ndarray) -> float:
     """Sum of precision times the step in recall over the distinct scores; nan without a positive image."""
-    up, down = _rank_totals(positive, score)
+    up, down = rank_totals(positive, score)
     if not up.sum():
         return float("nan")
     hits = np.cumsum(up)

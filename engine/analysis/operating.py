@@ -159,7 +159,7 @@ def operating_point(
 def threshold_table(predictions: pd.DataFrame, thresholds: Iterable[float] | None = None) -> pd.DataFrame:
     """What a threshold slider shows: `threshold, tp, fn, fp, tn, sensitivity, specificity, ppv, npv, ...`."""
     result = metrics.outcome(predictions)
-    up, score = curves._positive(result, None)
+    up, score = curves.positive_of(result, None)
     points = (
         np.linspace(0, 1, curves.GRID) if thresholds is None else np.asarray(list(thresholds), dtype=float)
     )
