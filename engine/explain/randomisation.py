@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import nn
 
 from engine.explain import cam, methods
@@ -77,11 +78,11 @@ def randomisation_check(
     trained = [one.raw for one in cam.explain(work, images, **options)]
     steps = parts(work.model)
     generator = torch.Generator().manual_seed(seed)
-    rows = [[_spearman(one, one) for one in trained]]
+    rows = [[likeness(one, one) for one in trained]]
     for done, (_, module) in enumerate(steps, start=1):
         randomise(module, generator)
         now = cam.explain(work, images, **options)
-        rows.append([_spearman(before, one.raw) for before, one in zip(trained, now, strict=True)])
+        rows.append([likeness(before, one.raw) for before, one in zip(trained, now, strict=True)])
         if progress:
             progress(done, len(steps))
     names = (TRAINED, *(name for name, _ in steps))
@@ -111,8 +112,11 @@ def randomise(module: nn.Module, generator: torch.Generator) -> None:
             parameter.copy_(parameter[order])
 
 
-def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+def likeness(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation of two maps of one shape; nan where one is constant.
+
+    Equal values share their rank: zeros that two maps have in the same places are no agreement of their order.
+    """
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
-    ranks = np.stack([np.argsort(np.argsort(one.ravel())) for one in (first, second)])
-    return float(np.corrcoef(ranks.astype(float))[0, 1])
+    return float(stats.spearmanr(first.ravel(), second.ravel()).statistic)

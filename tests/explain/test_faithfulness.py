@@ -12,7 +12,7 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from engine.errors import ExplainError
 from engine.explain import cam, glass, trust
 from engine.explain.faithfulness import SampleImage, _impute, _order, faithfulness, measure_sample
-from engine.explain.randomisation import TRAINED, parts, randomisation_check
+from engine.explain.randomisation import TRAINED, likeness, parts, randomisation_check
 
 
 def strong_finder(size: int = 224, geometry: str = "square"):
@@ -209,6 +209,16 @@ def test_heat_on_glass_is_counted_by_heat_not_by_area():
 
 
 # --- parameter randomisation ---------------------------------------------------------------------------
+
+
+def test_places_without_evidence_do_not_make_two_maps_alike():
+    """Two maps, each zero but for ten places of its own: ranks by position would call them alike."""
+    drawn = np.random.default_rng(0)
+    first, second = np.zeros((2, 10, 10))
+    first[0], second[9] = drawn.random(10), drawn.random(10)
+    assert likeness(first, second) == pytest.approx(-0.11, abs=0.02)
+    assert likeness(first, first) == pytest.approx(1)
+    assert np.isnan(likeness(first, np.ones((10, 10))))
 
 
 @pytest.mark.slow
