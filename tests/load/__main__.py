@@ -39,7 +39,7 @@ import fabricate  # noqa: E402
 from live_server import Server, serving  # noqa: E402
 from table import Load, View, summary, text  # noqa: E402  # beside this file
 
-from engine.runs import launch  # noqa: E402
+from engine.runs import launch, supervisor  # noqa: E402
 from engine.runs.folder import locate  # noqa: E402
 from engine.runs.status import ACTIVE, RUNNING  # noqa: E402
 
@@ -145,6 +145,8 @@ async def sampled(server: psutil.Process, run: Any, browser: psutil.Process, loa
                 used[name][process.pid] = max(used[name].get(process.pid, 0.0), spent(process))
         used["this test"] = {process.pid: spent(process) for process in drivers}
         sums = {name: sum(found.values()) for name, found in used.items()}
+        machine = psutil.cpu_times()
+        sums["machine"] = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
         load.samples.append((time.monotonic(), server.memory_info().rss / 2**20, sums))
         await asyncio.sleep(2)
 
@@ -224,11 +226,11 @@ def prepared(place: Path, trains: bool) -> tuple[dict[str, str], str]:
 
 
 def stop(runs: Path, run_id: str) -> None:
-    """Stop the run and wait for its worker, which writes a last checkpoint into the folder."""
+    """Stop the run and wait for its worker, which writes a last checkpoint into the folder, and for the supervisor."""
     if locate(runs, run_id).state() in ACTIVE:
         launch.stop(locate(runs, run_id))
     end = time.monotonic() + 60
-    while locate(runs, run_id).is_alive() and time.monotonic() < end:
+    while (locate(runs, run_id).is_alive() or supervisor.is_running(runs)) and time.monotonic() < end:
         time.sleep(0.2)
 
 
@@ -247,7 +249,7 @@ def main() -> int:
     parser.add_argument("--no-training", action="store_true", help="what the pages cost by themselves")
     parser.add_argument("--out", type=Path, help="write the table as JSON")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="breakhis-load-") as place:
+    with tempfile.TemporaryDirectory(prefix="breakhis-load-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         links, training = prepared(folder, not given.no_training)
         run = locate(folder / "runs", training) if training else None

@@ -35,7 +35,8 @@ class Load:
     views: list[View] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     samples: list[tuple[float, float, dict[str, float]]] = field(default_factory=list)
-    """When, the server's memory in MB, processor seconds by then of server, training and browsers."""
+    """When, the server's memory in MB, processor seconds by then of server, training, browsers, this test and the
+    whole machine."""
     progress: list[tuple[float, int, int]] = field(default_factory=list)
     """When, epoch and step of the run that trains."""
     answers: list[dict[str, Any]] = field(default_factory=list)
@@ -83,6 +84,9 @@ def summary(load: Load, sessions: int, minutes: float) -> dict[str, Any]:
     late = [memory for at, memory, _ in load.samples if (at - first[0]) / length >= 0.8]
     growth = statistics.median(late) / statistics.median(early) - 1 if early and late else float("nan")
     cores = {name: round((last[2][name] - first[2][name]) / length, 3) for name in last[2]}
+    busy = cores.pop("machine")
+    cores["everything else"] = round(max(0.0, busy - sum(cores.values())), 3)
+    waited = sum(view.ended - view.began for view in load.views)
     training = _training(load)
     kept = (
         all(row["within"] for row in rows)
@@ -103,6 +107,9 @@ def summary(load: Load, sessions: int, minutes: float) -> dict[str, Any]:
         else [],
         "memory_growth": round(growth, 4),
         "cores": cores,
+        "own_share_of_wait": round(sum(view.browser_s for view in load.views) / waited, 3)
+        if waited
+        else None,
         "training": training,
         "troubles": load.troubles,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
@@ -169,8 +176,8 @@ def text(found: dict[str, Any]) -> str:
         )
     early, end = found["server_memory_mb"] or ("n/a", "n/a")
     lines += [
-        f"cores: server {cores['server']:.2f}, training {cores['training']:.2f}, browsers {cores['browsers']:.2f}, "
-        f"the test itself {cores['this test']:.2f}",
+        "cores: " + ", ".join(f"{name} {used:.2f}" for name, used in cores.items()),
+        f"of the wait here {100 * (found['own_share_of_wait'] or 0):.0f}% is processor time of the page that is waited for",
         f"server memory: {early} MB after a fifth of the time, {end} MB at the end ({100 * found['memory_growth']:+.1f}%)",
         f"training: {found['training']['epochs']} epochs meanwhile, longest pause {found['training']['longest_pause_s']} s",
         f"{found['sessions']} sessions, {found['minutes']:g} minutes; crashes and exceptions: {len(found['troubles'])}; "
