@@ -387,12 +387,14 @@ def trash() -> None:
         chosen = st.multiselect(
             "Deleted runs", ids, format_func=lambda run_id: _trashed_name(names[run_id]), key="trash_ids"
         )
-        if st.button("Restore", disabled=not chosen, key="trash_restore"):
+        locked = bool(places.read_only_reason())
+        if st.button("Restore", disabled=locked or not chosen, key="trash_restore"):
             restore(chosen)
-        sure = st.checkbox("Delete them for good; this cannot be undone", key="trash_sure")
-        if st.button("Empty the trash", disabled=not sure, key="trash_empty"):
-            run_trash.empty_trash(places.runs_folder())
-            st.rerun()
+        sure = st.checkbox("Delete them for good; this cannot be undone", disabled=locked, key="trash_sure")
+        if st.button("Empty the trash", disabled=locked or not sure, key="trash_empty"):
+            with widgets.errors_shown():
+                run_trash.empty_trash(places.runs_folder())
+                st.rerun()
 
 
 def _trashed_name(folder: RunFolder) -> str:

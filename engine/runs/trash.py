@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -56,13 +57,23 @@ def restore(runs: Path, run_id: str) -> RunFolder:
 def trashed(runs: Path) -> list[str]:
     """Ids in the trash, newest first."""
     folder = Path(runs) / TRASH
-    return sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted((path.name for path in folder.iterdir() if ID_PATTERN.fullmatch(path.name)), reverse=True)
 
 
 def empty_trash(runs: Path) -> int:
-    """Delete what is in the trash for good; returns how many runs."""
+    """Delete what is in the trash for good; returns how many runs.
+
+    Raises:
+        AccessError: whoever asks is no editor.
+        RunError: something in it cannot be deleted; the rest is gone.
+    """
     who = access.require_editor("empty the trash")
     ids = trashed(runs)
-    shutil.rmtree(Path(runs) / TRASH, ignore_errors=True)
+    with writing("The trash cannot be emptied"):
+        for run_id in ids:
+            with contextlib.suppress(FileNotFoundError):  # somebody else empties it, too
+                shutil.rmtree(Path(runs) / TRASH / run_id)
     access.log(Path(runs), "empty trash", ",".join(ids), who)
     return len(ids)
