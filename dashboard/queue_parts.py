@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard import places, widgets
 from engine.errors import EngineError
 from engine.runs import launch, supervisor
+from engine.runs import status as run_status
 from engine.runs.folder import Summary, locate
 from engine.runs.queue import Entry, Queue
 
@@ -48,7 +49,9 @@ def queue(runs: Path, summaries: Sequence[Summary]) -> None:
     if automatic != settings.auto_resume:
         _do(lambda: launch.auto_resume(runs, automatic))
     if not waiting:
-        st.caption("Nothing waits: what is started now begins at once.")
+        working = any(summary.state in run_status.WORKING for summary in summaries)
+        begins = "begins when there is room" if working else "begins at once"
+        st.caption(f"Nothing waits: what is started now {begins}.")
     for place, entry in enumerate(waiting[:SHOWN]):
         _row(runs, place, entry, names[entry.run_id], len(waiting), locked)
     if len(waiting) > SHOWN:

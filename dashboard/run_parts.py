@@ -46,11 +46,12 @@ def badges(summary: Summary) -> None:
     tags = "".join(f'<span class="bh-badge bh-unknown">{widgets.plain(tag)}</span>' for tag in summary.tags)
     if fast := reproducibility(summary.config):
         tags = f'<span class="bh-badge bh-unknown" title="{widgets.plain(fast)}">Fast mode: not exactly resumable</span>{tags}'
-    began = (
-        f'<span class="bh-muted" title="{widgets.when(summary.created_at)}">started {widgets.ago(summary.created_at)}</span>'
-        if summary.created_at
-        else ""
+    word, at = (
+        ("started", summary.status.started_at)
+        if summary.status.started_at
+        else ("created", summary.created_at)
     )
+    began = f'<span class="bh-muted" title="{widgets.when(at)}">{word} {widgets.ago(at)}</span>' if at else ""
     st.html(f'<div class="bh-row">{chip}{widgets.leakage_html(summary.audit)}{tags}{began}</div>')
 
 
@@ -74,7 +75,9 @@ def actions(folder: RunFolder, summary: Summary) -> None:
                 icon=":material/resume:",
                 type="secondary" if cure else "primary",
                 disabled=locked,
-                help="Continues from the last checkpoint",
+                help="Continues from the last checkpoint"
+                if folder.last.is_file()
+                else "Starts from the beginning: it has no checkpoint yet",
             )
         ):
             _do(lambda: launch.resume(folder))

@@ -72,9 +72,9 @@ _FIXED = (
     Column(
         "leakage", "Leakage", lambda summary: [LEAK_WORDS.get(str(summary.audit.get("level")), "unknown")]
     ),
-    Column("age", "Started", lambda summary: pd.Timestamp(summary.created_at or float("nan"), unit="s", tz="UTC"),
-           "How long ago; Enter or a double click on a cell shows date and time, as does the column Created"),
-    Column("created", "Created", lambda summary: widgets.when(summary.created_at)),
+    Column("age", "Created", lambda summary: pd.Timestamp(summary.created_at or float("nan"), unit="s", tz="UTC"),
+           "How long ago; Enter or a double click on a cell shows date and time, as does the column Date"),
+    Column("created", "Date", lambda summary: widgets.when(summary.created_at)),
     Column("tags", "Tags", lambda summary: list(summary.tags)),
     Column("notes", "Notes", lambda summary: summary.notes),
     Column("experiment", "Experiment", lambda summary: summary.config.experiment),
@@ -148,8 +148,10 @@ def _searched(summary: Summary) -> tuple[str, ...]:
 
 
 def table(summaries: Sequence[Summary], columns: Sequence[str]) -> pd.DataFrame:
-    """A row per run in the order given, a column per key; unknown keys are left out."""
+    """A row per run in the order given, a column per key; unknown keys are left out, and `eta` where no run is active."""
     keys = [key for key in columns if key in COLUMNS]
+    if "eta" in keys and not any(summary.state in run_status.ACTIVE for summary in summaries):
+        keys.remove("eta")  # nothing is left to do: the room is for the others
     data = {key: [COLUMNS[key].value(summary) for summary in summaries] for key in keys}
     return pd.DataFrame(data, columns=keys)
 

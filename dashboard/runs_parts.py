@@ -174,29 +174,29 @@ def _column_config(ids: Sequence[str]) -> dict:
     columns, dark = st.column_config, widgets.is_dark()
     config: dict = {
         "colour": columns.ImageColumn("", width=28, help="The run's colour on every page"),
-        "open": columns.ButtonColumn("", width=44, type="tertiary", on_click=open_run, key="open_run"),
+        "open": columns.ButtonColumn("", width=40, type="tertiary", on_click=open_run, key="open_run"),
         "state": columns.MultiselectColumn(
             "Status",
             options=list(PILLS),
             color=[pair[dark] for pair in PILLS.values()],
             width=100,
         ),
-        "name": columns.TextColumn("Name", width="medium", pinned=False),
-        "progress": columns.ProgressColumn("Progress", format="%d%%", min_value=0, max_value=100, width=100),
-        "eta": columns.TextColumn("Left", width=88, help=run_table.COLUMNS["eta"].help),
+        "name": columns.TextColumn("Name", width=188, pinned=False),
+        "progress": columns.ProgressColumn("Progress", format="%d%%", min_value=0, max_value=100, width=88),
+        "eta": columns.TextColumn("Left", width=72, help=run_table.COLUMNS["eta"].help),
         "best": columns.NumberColumn("Best (val)", format="%.3f", help=run_table.COLUMNS["best"].help),
         "best_epoch": columns.NumberColumn(
-            "Epoch", format="%d", help=run_table.COLUMNS["best_epoch"].help, width=64
+            "Epoch", format="%d", help=run_table.COLUMNS["best_epoch"].help, width=60
         ),
-        "fold": columns.NumberColumn("Fold", format="%d", width=56),
+        "fold": columns.NumberColumn("Fold", format="%d", width=48),
         "leakage": columns.MultiselectColumn(
             "Leakage",
             options=list(run_table.LEAK_WORDS.values()),
             color=[LEAK_PILLS[level][dark] for level in run_table.LEAK_WORDS],
-            width=132,
+            width=120,
         ),
         "age": columns.DatetimeColumn(
-            "Started", format="distance", width=110, help=run_table.COLUMNS["age"].help
+            run_table.COLUMNS["age"].title, format="distance", width=104, help=run_table.COLUMNS["age"].help
         ),
         "tags": columns.ListColumn("Tags"),
     }
