@@ -57,7 +57,7 @@ def learning_curves(
             last = part.iloc[-1]
             fig.add_annotation(
                 x=last["epoch"], y=last[name], text=words, xanchor="left", xshift=10, showarrow=False,
-                font={"color": colour, "size": 12}, row=1, col=column,
+                yshift=_label_shift(metrics, name, side), font={"color": colour, "size": 12}, row=1, col=column,
             )  # fmt: skip
         if with_rate:
             rate = metrics[metrics["lr"].notna()].drop_duplicates("epoch")
@@ -78,13 +78,32 @@ def learning_curves(
     return fig, _words(metrics, panels, last_epoch)
 
 
+def _label_shift(metrics: pd.DataFrame, name: str, side: str) -> int:
+    """Pixels up: where two curves end so close that their labels would cover each other, they step apart."""
+    ends = {
+        one: part[name].iloc[-1]
+        for one, part in metrics[metrics[name].notna()].groupby("split")
+        if one in ("train", "val")
+    }
+    whole = metrics[name].max() - metrics[name].min()
+    if len(ends) < 2 or abs(ends["train"] - ends["val"]) > 0.09 * whole:
+        return 0
+    return 7 if (side == "train") == (ends["train"] >= ends["val"]) else -7
+
+
 def _mark_best(
     fig: go.Figure, metrics: pd.DataFrame, score: str, best: dict | None, names: list[str], colour: str
 ) -> None:
+    """A ring around the best epoch on the validation curve, whatever score chose it."""
     if not best or best.get("value") is None or score not in names:
         return
+    there = metrics[
+        (metrics["split"] == "val") & (metrics["epoch"] == best["epoch"]) & metrics[score].notna()
+    ]
+    if there.empty:
+        return
     fig.add_scatter(
-        x=[best["epoch"]], y=[best["value"]], mode="markers", showlegend=False,
+        x=[best["epoch"]], y=[there[score].iloc[-1]], mode="markers", showlegend=False,
         marker={"size": 13, "symbol": "circle-open", "color": colour, "line": {"width": 2}},
         hovertemplate="best, epoch %{x}: %{y:.3f}<extra></extra>", row=1, col=names.index(score) + 1,
     )  # fmt: skip

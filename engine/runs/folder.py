@@ -460,7 +460,10 @@ _REFUSALS = {
     errno.EACCES: _READ_ONLY,
     errno.EPERM: _READ_ONLY,
     errno.ENOENT: ("gone", "It was deleted: restore it from the trash"),
-    errno.ENOTEMPTY: ("exists", "A run of this id is there already: empty the trash, or delete that run, first"),
+    errno.ENOTEMPTY: (
+        "exists",
+        "A run of this id is there already: empty the trash, or delete that run, first",
+    ),
 }
 
 

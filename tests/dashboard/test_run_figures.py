@@ -18,6 +18,35 @@ def test_curves_show_training_and_validation_with_the_best_epoch_marked(finished
     assert "6 epochs" in words
 
 
+def test_the_mark_is_on_the_curve_though_another_score_chose_the_epoch(finished_run):
+    metrics = finished_run.metrics()
+    chosen = {"metric": "accuracy", "value": 0.99, "epoch": 2}
+    fig, _ = run_figures.learning_curves(metrics, chosen)
+    (mark,) = [trace for trace in fig.data if trace.marker.symbol == "circle-open"]
+    curve = metrics[(metrics["split"] == "val") & (metrics["epoch"] == 2)]
+    assert (mark.x[0], mark.y[0]) == (2, curve["balanced_accuracy"].iloc[0])
+
+
+def test_the_labels_of_curves_that_end_together_step_apart():
+    rows = [
+        {
+            "epoch": epoch,
+            "split": side,
+            "loss": 1.0 / epoch + (0.01 if side == "val" else 0.0),
+            "accuracy": score,
+        }
+        for epoch in (1, 2, 3)
+        for side, score in (("train", 0.3 * epoch), ("val", 0.5))
+    ]
+    fig, _ = run_figures.learning_curves(pd.DataFrame(rows))
+    shifts = [
+        (label.text, label.yshift)
+        for label in fig.layout.annotations
+        if label.text in ("training", "validation")
+    ]
+    assert shifts == [("training", -7), ("validation", 7), ("training", 0), ("validation", 0)]
+
+
 def test_curves_of_one_epoch_can_be_drawn(finished_run):
     metrics = finished_run.metrics()
     fig, words = run_figures.learning_curves(metrics[metrics["epoch"] == 1])
