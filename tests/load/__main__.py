@@ -22,6 +22,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -249,6 +250,7 @@ def main() -> int:
     parser.add_argument("--no-training", action="store_true", help="what the pages cost by themselves")
     parser.add_argument("--out", type=Path, help="write the table as JSON")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server and the run end with it
     with tempfile.TemporaryDirectory(prefix="breakhis-load-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         links, training = prepared(folder, not given.no_training)
