@@ -36,7 +36,11 @@ REVIEWED = {
     "dashboard/run_parts.py": ("tags", "began", "titles[group]"),  # plain(), times, our own titles
     "dashboard/split_designer.py": ("ready.split_hash", "ready.split_hash[:12]"),  # computed here
     "dashboard/tick_list.py": ("key",),  # a widget key of the source
-    "dashboard/widgets.py": ("''.join(parts)",),  # palette colours and plain()
+    "dashboard/widgets.py": (
+        "''.join(parts)",
+        "values",
+        "_narrow()",
+    ),  # palette colours and plain(); our style sheet
 }
 IMPORTS = ("pickle", "joblib", "torchvision.io", "marshal", "shelve", "dill", "cloudpickle")
 CALLS = ("eval", "exec", "os.system", "os.popen", "cv2.imread", "pd.read_pickle", "yaml.load", "__import__")
