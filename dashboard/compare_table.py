@@ -268,7 +268,7 @@ _TABLE_STYLE = """<style>
 .bh-scores th,.bh-scores td{padding:.32rem .4rem;text-align:right;vertical-align:top;border:0;
  border-bottom:1px solid color-mix(in srgb,currentColor 12%,transparent);line-height:1.3;white-space:nowrap}
 .bh-scores thead th{font-weight:550;font-size:.78rem;opacity:.75;white-space:normal;vertical-align:bottom;cursor:help}
-.bh-scores th:first-child{text-align:left;font-weight:550;white-space:normal;min-width:7rem;max-width:15rem;
+.bh-scores th:first-child{text-align:left;font-weight:550;white-space:normal;min-width:8.8rem;max-width:15rem;
  overflow-wrap:anywhere;position:sticky;left:0;background:var(--bh-ground,Canvas)}
 .bh-scores .bh-setting{white-space:normal;max-width:14rem;overflow-wrap:anywhere}
 .bh-scores .bh-other{background:color-mix(in srgb,var(--bh-violet) 16%,transparent);font-weight:550}

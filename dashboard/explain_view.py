@@ -24,7 +24,6 @@ from engine.analysis.operating import Rule
 from engine.data import images
 from engine.errors import EngineError, ExplainError
 from engine.explain import overlay
-from engine.explain.ensemble_map import EnsembleMap
 from engine.explain.runs import Map, explain_file
 from engine.runs.folder import RunFolder, Summary
 
@@ -208,13 +207,14 @@ def judgement(
 def said_of(
     found: Map, row: Mapping[str, Any] | pd.Series, run_id: str, threshold: float | None
 ) -> Judgement:
-    """What a run said of the image: the map's own probabilities; an ensemble's stored prediction.
+    """What a run said of the image: its stored prediction, as every other page shows it; else the map's own.
 
-    A vote, a temperature or a stacker is not the weighted mean that the fused map carries.
+    A vote, a temperature or a stacker is not the weighted mean that the fused map carries, and a network that
+    was evaluated in bf16 said something else, by a few hundredths, than the float32 pass of the map.
     """
     truth = row["label"]
     stored = row.get(f"predicted_{run_id}")
-    if isinstance(found, EnsembleMap) and isinstance(stored, str) and len(found.classes) == 2:
+    if isinstance(stored, str) and len(found.classes) == 2:
         sure = float(row[f"confidence_{run_id}"])
         positive = sure if stored == found.classes[-1] else 1 - sure
         return judgement([1 - positive, positive], found.classes, truth, threshold)
