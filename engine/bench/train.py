@@ -6,11 +6,13 @@ round, so that whatever else the machine does hits all of them; the median round
 - plain: PIL, torchvision transforms, DataLoader over the image files, default memory format, Adam
 - ours: the training loop itself on the packed cache, with the recipe study-as-run
 - bare: our step on one batch that is in the device's memory already; what no loader can beat
-- epoch: the frozen stage, head on cached features, against pixels through the frozen backbone every epoch
+- frozen: a whole epoch of the head, with its validation and what it writes: on cached features, against pixels
+  through the frozen backbone
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,6 +47,7 @@ class Size:
     rounds: int
 
 
+CACHED_EPOCHS, PLAIN_EPOCHS = 9, 1
 # A GPU is through with a handful of batches before its clocks have settled; images are then taken repeatedly.
 CPU_SIZE, GPU_SIZE = Size(16, 4, 5), Size(64, 100, 3)
 
@@ -107,7 +110,9 @@ def run(
                     if name == "ours":
                         waits.append(fit.tally.waiting / fit.tally.seconds)
             fit.epoch += 1  # as in a run: the loader went on with the next epoch's batches
-        frozen = _frozen_epochs(fit, Path(folder), config, chosen)
+        # A GPU is through with the images of a small data set before the epoch has begun.
+        enough = images if fit.device.is_cuda else 0
+        frozen = _frozen_epochs(Path(folder), config, chosen, enough)
         loader.close()
     return _records(seconds, spent, waits, frozen, len(fit.parts["train"]), fit.device)
 
@@ -116,9 +121,12 @@ def _cpu_seconds() -> float:
     """Core seconds of this process and its loader processes: what else runs on the machine counts less."""
     import psutil
 
-    own = psutil.Process()
-    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
-    return sum(spent.user + spent.system for spent in times)
+    own, total = psutil.Process(), 0.0
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            spent = process.cpu_times()
+            total += spent.user + spent.system
+    return total
 
 
 def _records(
@@ -176,7 +184,7 @@ def _chosen(manifest: Manifest, count: int) -> Manifest:
     return manifest.with_table(pd.concat(rows))
 
 
-def _our_fit(folder: Path, config: RunConfig, manifest: Manifest, images: int = 0):
+def _our_fit(folder: Path, config: RunConfig, manifest: Manifest, images: int = 0, *, writes: bool = False):
     """Our loop, ready for its first step; of a small data set every image is taken until `images` are reached."""
     from engine.runs import presets
     from engine.runs.reporter import Reporter
@@ -185,7 +193,7 @@ def _our_fit(folder: Path, config: RunConfig, manifest: Manifest, images: int = 
     from engine.training.work import Work
 
     run = create(folder, config, "bench", manifest=manifest)
-    fit = Fit(run, Reporter(run, writes=False), config, presets.resolve(config))
+    fit = Fit(run, Reporter(run, writes=writes), config, presets.resolve(config))
     part = fit.parts["train"]
     again = np.resize(np.arange(len(part)), max(images, len(part)))
     fit.parts["train"] = Part(part.rows[again], part.targets[again])
@@ -299,18 +307,28 @@ class _ImageFiles:
             return self.change(image.convert("RGB")), target
 
 
-def _frozen_epochs(fit, folder: Path, config: RunConfig, manifest: Manifest) -> tuple[float, float]:
-    """Seconds of an epoch of the head: pixels through the frozen backbone, and cached features."""
+def _frozen_epochs(folder: Path, config: RunConfig, manifest: Manifest, images: int) -> tuple[float, float]:
+    """Seconds of an epoch of the head: pixels through the frozen backbone, and cached features.
+
+    Whole epochs as a run has them, with their validation and what they write.
+    """
     from engine.runs import presets
 
-    config = config.changed(training__recipe="quick")
-    quick = _our_fit(folder, config, manifest)
-    cached = min(_our_round(quick, quick.loader) for _ in range(3))
+    config = config.changed(training__recipe="quick", training__epochs=CACHED_EPOCHS + PLAIN_EPOCHS + 2)
+    quick = _our_fit(folder, config, manifest, images, writes=True)
+    cached = [_whole_epoch(quick) for _ in range(CACHED_EPOCHS + 1)][1:]
     recipe = presets.resolve(config)
     plain = replace(recipe, stages=(replace(recipe.stages[-1], views=0),))
     quick.recipe, quick.stage_at, quick.cached = plain, -1, None
     quick._enter_stage(None)
-    _our_round(quick, quick.loader)
-    seconds = _our_round(quick, quick.loader)
-    quick.loader.close()
-    return seconds, cached
+    seconds = [_whole_epoch(quick) for _ in range(PLAIN_EPOCHS + 1)][1:]
+    quick.close()
+    return median(seconds), median(cached)
+
+
+def _whole_epoch(fit) -> float:
+    began = perf_counter()
+    fit._train_epoch()
+    fit._validate_epoch()
+    fit.device.synchronise()
+    return perf_counter() - began

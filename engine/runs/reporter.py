@@ -70,8 +70,8 @@ class Reporter:
         now = time.monotonic()  # a clock that somebody sets back must not stop the writing for an hour
         if self._began is None:
             self._began = (now, fraction)
-        new_phase = phase != self.status.phase or epoch != self.status.epoch
-        if not new_phase and now - self._written_at < WRITE_EVERY_S:
+        # Not at every new epoch: on cached features they last milliseconds, writing one status as long.
+        if phase == self.status.phase and now - self._written_at < WRITE_EVERY_S:
             return
         since, start = self._began
         done = fraction - start

@@ -38,6 +38,11 @@ class Keeper:
         """Whether the last state was written so many seconds ago."""
         return time.monotonic() - self._saved_at > every_s
 
+    @property
+    def has_new_best(self) -> bool:
+        """Whether there are best weights that are not written yet."""
+        return self._best is not None
+
     def best(self, model: nn.Module, facts: Mapping[str, Any]) -> None:
         """The weights of the best epoch so far, copied: they are written with the next state.
 

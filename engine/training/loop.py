@@ -112,6 +112,7 @@ class Fit:
         self.best: dict | None = None
         self.stale = 0
         self.tally = Tally.of(len(self.manifest.classes))
+        self.rows: list[dict] = []  # of epochs whose weights are not written yet
         self.step_seconds: list[float] = []
 
     # -- the order of things ------------------------------------------------------------------
@@ -339,8 +340,8 @@ class Fit:
         assert self.steps is not None
         rate = self.steps.rate
         tally = self._common_tally()
-        self.report.metrics({"epoch": self.epoch, "split": "train", **tally.row(), "lr": rate})
-        self.report.metrics({"epoch": self.epoch, "split": "val", **row, "lr": rate})
+        self.rows.append({"epoch": self.epoch, "split": "train", **tally.row(), "lr": rate})
+        self.rows.append({"epoch": self.epoch, "split": "val", **row, "lr": rate})
         self._keep_if_best(row)
         self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally.of(len(self.manifest.classes))
         (due,) = self.group.any(self.keeper.is_due(SHORT_EPOCH_S))
@@ -405,15 +406,22 @@ class Fit:
             self.stale = 0
             assert self.steps is not None
             self.keeper.best(self.steps.averaged, {**self.loaded.facts(), "epoch": self.epoch, name: value})
-            self.report.best(name, value, self.epoch)
 
     # -- the state ----------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """Write the weights and everything a resume needs."""
+        """Write what the epochs since the last time have found, the weights, and everything a resume needs.
+
+        The state comes last: what is written before it and lost by a kill is found again.
+        """
         assert self.steps is not None
         self.steps.unread.read_into(self.tally, self.epoch, self.group)
         tally = self._common_tally()
+        for row in self.rows:
+            self.report.metrics(row)
+        self.rows.clear()
+        if self.best is not None and self.keeper.has_new_best:
+            self.report.best(self.best["metric"], self.best["value"], self.best["epoch"])
         self.keeper.save(
             {
                 "epoch": self.epoch,

@@ -21,7 +21,6 @@ from engine.runs import worker
 from engine.runs.folder import RunFolder
 from engine.runs.reporter import Reporter
 from engine.runs.status import QUEUED
-from engine.training import loop  # noqa: F401 - imported once, for all lives
 
 
 def live(path: Path, pipe: int) -> int:
@@ -75,7 +74,11 @@ def strike(folder: RunFolder, kind: str, asked: int, dice: random.Random) -> int
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-if __name__ == "__main__":
+if (
+    __name__ == "__main__"
+):  # loader processes beside a GPU read this file, too: what costs seconds stands here
+    from engine.training import loop  # noqa: F401 - imported once, for all lives
+
     tiny_runs.register()
     folder, dice = RunFolder(Path(sys.argv[1])), random.Random(int(sys.argv[2]))
     killed = 0

@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped where there is none. `pytest tests/training/test_gpu.py`."""
+"""What only a GPU can show; skipped where there is none. `gpu_session.py` runs this beside the bench, in five minutes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use"),
 ]
 STORM = Path(__file__).with_name("storm.py")
-KILLS = 5
+KILLS = 3
 WORKER = Path(__file__).with_name("tiny_runs.py")
 
 
@@ -33,10 +33,13 @@ def on_gpu(make_run, **changes):
     )
 
 
-def worker(folder, program=WORKER, *words) -> str:
+def worker(folder, program=WORKER, *words, timeout: float = 120) -> str:
     """Train in a process of its own, as a user's runs are."""
     done = subprocess.run(
-        [sys.executable, str(program), str(folder.path), *words], capture_output=True, text=True, timeout=300
+        [sys.executable, str(program), str(folder.path), *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stdout + done.stderr + folder.log_tail()
     return done.stdout
@@ -69,6 +72,35 @@ def test_every_way_to_train_ends_with_predictions(make_run, options, recipe):
     assert folder.status().numbers["peak_memory_mb"] > 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"training__recipe": "study-as-run"},
+        {"training__recipe": "modern", "training__mixup": 0.2, "training__cutmix": 1.0},
+        {"training__recipe": "quick"},
+    ],
+    ids=lambda options: options["training__recipe"],
+)
+def test_no_step_waits_for_the_gpu(make_run, monkeypatch, options):
+    """What makes the program wait is an error between the first epoch (memory, algorithms) and the losses' reading."""
+    real, watched = Steps.update, []
+
+    def update(self, source, batches, place, tally):
+        if place.epoch == 1 or place.step + 1 == place.steps:
+            return real(self, source, batches, place, tally)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return real(self, source, batches, place, tally)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            watched.append(place)
+
+    monkeypatch.setattr(Steps, "update", update)
+    folder = on_gpu(make_run, training__epochs=3, training__batch_size=2, **options)
+    assert tiny_runs.fit(folder) == "completed"
+    assert len(watched) == 18
+
+
 def test_predictions_of_a_gpu_are_those_of_a_cpu(make_run, tiny_data):
     from engine.predict.judge import judge
 
@@ -84,7 +116,7 @@ def test_a_run_killed_on_the_gpu_ends_with_the_same_bits(make_run):
     options = {"training__recipe": "modern", "training__epochs": 12, "model__geometry": "square"}
     whole, broken = on_gpu(make_run, **options), on_gpu(make_run, **options)
     worker(whole)
-    lives = [line.split() for line in worker(broken, STORM, "7", str(KILLS)).splitlines()]
+    lives = [line.split() for line in worker(broken, STORM, "7", str(KILLS), timeout=200).splitlines()]
     ended = [code for kind, code in lives if code in ("-9", "3")]
     print(f"{len(ended)} kills: {lives}")
     assert len(ended) == KILLS
