@@ -44,6 +44,11 @@ class Device:
         """What people call it."""
         return torch.cuda.get_device_name(self.torch) if self.is_cuda else "cpu"
 
+    def make_current(self) -> None:
+        """What names no device means this one from here on: pinned memory would otherwise open the first GPU, too."""
+        if self.is_cuda and self.torch.index is not None:
+            torch.cuda.set_device(self.torch)
+
     def synchronise(self) -> None:
         """Wait until the device has done what it was given."""
         if self.is_cuda:

@@ -50,18 +50,29 @@ def logits(
     views = np.zeros(len(rows), dtype=np.int64)
     waiting: list[np.ndarray] = []
     owners: list[int] = []
+    launched: list[tuple[list[int], torch.Tensor]] = []
 
-    def flush(keep: int) -> None:
+    def read() -> None:
+        """Add up what the pass before has found: a GPU is given the next one first, and works on it meanwhile."""
         nonlocal sums
-        while len(waiting) > keep:
-            part, owner = waiting[:batch_size], owners[:batch_size]
-            del waiting[:batch_size], owners[:batch_size]
-            values = _forward(loaded, np.stack(part))
+        while launched:
+            owner, result = launched.pop()
+            values = result.cpu().numpy().astype(np.float64)
             sums = np.zeros((len(rows), values.shape[1])) if sums is None else sums
             np.add.at(sums, owner, values)
             np.add.at(views, owner, 1)
             if progress:
                 progress(owner[-1] + 1, len(rows))
+
+    def flush(keep: int) -> None:
+        while len(waiting) > keep:
+            part, owner = waiting[:batch_size], owners[:batch_size]
+            del waiting[:batch_size], owners[:batch_size]
+            result = _forward(loaded, np.stack(part))
+            read()
+            launched.append((owner, result))
+            if not loaded.device.is_cuda:
+                read()
 
     for position, row in enumerate(rows):
         parts = loaded.preprocessing.views(fetch(row))
@@ -69,14 +80,19 @@ def logits(
         owners.extend([position] * len(parts))
         flush(batch_size - 1)
     flush(0)
+    read()
     if sums is None:
         return np.zeros((0, len(loaded.classes)))
     return sums / views[:, None]
 
 
 @torch.inference_mode()
-def _forward(loaded: LoadedModel, images: np.ndarray) -> np.ndarray:
-    pixels = loaded.normalise(torch.from_numpy(images))
+def _forward(loaded: LoadedModel, images: np.ndarray) -> torch.Tensor:
+    """Logits (squares, classes), on the device; on a GPU they are only launched."""
+    given = torch.from_numpy(images)
+    if loaded.device.is_cuda:
+        given = given.pin_memory()  # copied from other memory the program would wait for the pass before
+    pixels = loaded.normalise(given)
     flips: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3)) if loaded.tta else ((),)
     total = None
     for axes in flips:
@@ -84,7 +100,7 @@ def _forward(loaded: LoadedModel, images: np.ndarray) -> np.ndarray:
             result = loaded.model(pixels.flip(axes) if axes else pixels).float()
         total = result if total is None else total + result
     assert total is not None
-    return (total / len(flips)).cpu().numpy().astype(np.float64)
+    return total / len(flips)
 
 
 def predictions_table(rows: pd.DataFrame, values: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:

@@ -97,6 +97,7 @@ class Fit:
         self.beside.callback(self.group.leave)
         given = config.training
         self.device: Device = choose(distributed.local_device(given.device), given.precision)
+        self.device.make_current()
         report.status = replace(report.status, epochs=recipe.epochs)
         make_deterministic(recipe.mode == "exact")
         self.manifest = folder.manifest()

@@ -100,3 +100,11 @@ def test_what_is_where_it_is_needed_is_not_carried(monkeypatch):
     there.is_cuda = True
     assert device.Carrier(device.Device(torch.device("cuda")))(there) == (there,)
     assert there.log == []
+
+
+@pytest.mark.parametrize(("name", "made"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("cpu", [])])
+def test_a_run_on_the_second_gpu_opens_only_that(monkeypatch, name, made):
+    opened = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: opened.append(str(chosen)))
+    device.Device(torch.device(name)).make_current()
+    assert opened == made
