@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -36,3 +37,32 @@ def from_a_server(monkeypatch):
 
     monkeypatch.setattr(loading, "start_method", loading.start_method)  # put back afterwards
     tiny_runs.start_loaders_as_beside_a_gpu()
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch):
+    """Training takes the ways that it takes beside a GPU, on the processor; what only a driver can do does nothing."""
+    import torch
+
+    from engine.training import loop
+
+    def nothing(*_, **__):
+        return contextlib.nullcontext()
+
+    class Stream:
+        def __init__(self, *_):
+            self.wait_stream = nothing
+
+    for name, stand_in in {
+        "Stream": Stream,
+        "stream": nothing,
+        "device": nothing,
+        "current_stream": Stream,
+        "manual_seed": nothing,
+        "synchronize": nothing,
+        "max_memory_allocated": lambda *_: 2**20,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.Tensor, "record_stream", nothing)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(loop, "choose", lambda *_: tiny_runs.LikeAGpu(torch.device("cpu")))

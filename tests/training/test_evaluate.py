@@ -17,14 +17,6 @@ from engine.training.models import LoadedModel
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 40, 48, 3), dtype=np.uint8)
 
 
-class LikeAGpu(Device):
-    """The processor, treated as a GPU."""
-
-    @property
-    def is_cuda(self) -> bool:
-        return True
-
-
 @pytest.fixture
 def loaded():
     torch.manual_seed(0)
@@ -48,7 +40,7 @@ def test_a_gpu_is_given_the_next_pass_before_the_last_is_read_and_finds_the_same
     wanted = evaluate.logits(loaded, PIXELS.__getitem__, range(7), batch_size=8)
     assert wanted.shape == (7, 2)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: said.append("launched") or self)
-    beside = replace(loaded, device=LikeAGpu(torch.device("cpu")))
+    beside = replace(loaded, device=tiny_runs.LikeAGpu(torch.device("cpu")))
     found = evaluate.logits(
         beside,
         PIXELS.__getitem__,

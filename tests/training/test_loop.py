@@ -103,6 +103,26 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(make_run, recipe, geometry
     assert tiny_runs.outcome(broken) == tiny_runs.outcome(whole)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "stops"),
+    [
+        ("quick", (16,)),
+        pytest.param("study-as-run", (9,), marks=pytest.mark.slow),
+        pytest.param("modern", (6, 3), marks=pytest.mark.slow),
+    ],
+)
+def test_the_ways_taken_beside_a_gpu_end_with_the_bits_of_the_plain_ones(make_run, request, recipe, stops):
+    """Losses read late, batches carried on a stream of their own, passes read one behind; stopped and resumed."""
+    options = {"training__recipe": recipe, "training__batch_size": 1 if recipe == "study-as-run" else 4}
+    plain, beside = (make_run(**options, training__workers=0) for _ in range(2))
+    tiny_runs.fit(plain)
+    request.getfixturevalue("like_a_gpu")
+    for at in stops:
+        assert tiny_runs.fit(beside, tiny_runs.StopAt(beside, at)) == "stopped"
+    assert tiny_runs.fit(beside) == "completed"
+    assert tiny_runs.outcome(beside) == tiny_runs.outcome(plain)
+
+
 @pytest.mark.slow
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(make_run):
     whole, broken = make_run(), make_run()

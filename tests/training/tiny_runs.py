@@ -22,6 +22,7 @@ from engine.runs.config import DataConfig, ModelConfig, RunConfig, TrainingConfi
 from engine.runs.creation import create
 from engine.runs.folder import RunFolder
 from engine.runs.reporter import Reporter
+from engine.training.device import Device
 
 TINY = Architecture("test_efficientnet", "test_efficientnet.r160_in1k", "Tiny", "Tests", 32)
 COUNTS = {"train": 20, "val": 8, "test": 6}
@@ -64,6 +65,14 @@ def make_run(runs: Path, manifest: Manifest, *, details: dict | None = None, **c
     return create(runs, config, "tiny", manifest=manifest)
 
 
+class LikeAGpu(Device):
+    """The processor, treated as a GPU is."""
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+
 class StopAt(Reporter):
     """Asks for a stop at the n-th time that it is asked."""
 
@@ -91,7 +100,6 @@ def start_loaders_as_beside_a_gpu() -> None:
     import torch
 
     from engine.training import loading
-    from engine.training.device import Device
 
     real = loading.start_method
     loading.start_method = lambda _: real(Device(torch.device("cuda")))
