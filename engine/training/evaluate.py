@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from engine.analysis.predictions import softmax
+from engine.analysis import metrics
+from engine.analysis.predictions import confusion, softmax
 from engine.errors import PredictionsError
 from engine.progress import Progress
 from engine.training.models import LoadedModel
@@ -101,6 +102,19 @@ def _forward(loaded: LoadedModel, images: np.ndarray) -> torch.Tensor:
         total = result if total is None else total + result
     assert total is not None
     return total / len(flips)
+
+
+def scores(values: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """What a row of `metrics.jsonl` says of logits (images, classes): loss, accuracy, balanced accuracy, AUROC."""
+    probs = softmax(values)
+    matrix = confusion(targets, probs.argmax(1), probs.shape[1])
+    chosen = np.clip(probs[np.arange(len(targets)), targets], 1e-12, 1.0)
+    return {
+        "loss": float(-np.log(chosen).mean()),
+        "accuracy": float(metrics.accuracy(matrix)),
+        "balanced_accuracy": float(metrics.balanced_accuracy(matrix)),
+        "auroc": float(metrics.auroc(targets, probs)),
+    }
 
 
 def predictions_table(rows: pd.DataFrame, values: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:

@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.analysis import metrics
-from engine.analysis.predictions import confusion, softmax
+from engine.analysis.predictions import confusion
 from engine.data import cache
 from engine.data.augment import sample_seed
 from engine.errors import WeightsError
@@ -28,7 +27,7 @@ from engine.runs.reporter import Reporter
 from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, failures
 from engine.training.device import Device, choose, make_deterministic
-from engine.training.evaluate import logits, predictions_table
+from engine.training.evaluate import logits, predictions_table, scores
 from engine.training.frozen import Backbone
 from engine.training.loading import batches
 from engine.training.loop import StopRequested
@@ -192,7 +191,7 @@ class Fusion:
             rate = optimizer.param_groups[0]["lr"]
             tally = self._epoch(mlp, features, fit, epoch, optimizer)
             schedule.step(tally.loss / tally.images)
-            row = self._scores(mlp, features, watch)
+            row = scores(self._logits(mlp, features, watch), watch.targets)
             self.report.metrics({"epoch": epoch, "split": "train", **tally.row(), "lr": rate})
             self.report.metrics({"epoch": epoch, "split": self.plan.watch, **row, "lr": rate})
             # Nothing is picked on the test split that the study watched: its last epoch counts.
@@ -232,17 +231,6 @@ class Fusion:
         mlp.eval()
         with torch.inference_mode():
             return mlp(features[part.rows]).numpy().astype(np.float64)
-
-    def _scores(self, mlp: nn.Sequential, features: torch.Tensor, part: Part) -> dict[str, float]:
-        probs = softmax(self._logits(mlp, features, part))
-        matrix = confusion(part.targets, probs.argmax(1), probs.shape[1])
-        chosen = np.clip(probs[np.arange(len(part)), part.targets], 1e-12, 1.0)
-        return {
-            "loss": float(-np.log(chosen).mean()),
-            "accuracy": float(metrics.accuracy(matrix)),
-            "balanced_accuracy": float(metrics.balanced_accuracy(matrix)),
-            "auroc": float(metrics.SCORES["auroc"].function(part.targets, probs)),
-        }
 
     def _keep(self, mlp: nn.Sequential, epoch: int, value: float) -> None:
         facts = {

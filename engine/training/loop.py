@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.analysis import metrics
-from engine.analysis.predictions import confusion, softmax
 from engine.data.preprocessing import Preprocessing
 from engine.runs import catalog, presets
 from engine.runs.config import RunConfig
@@ -25,7 +23,7 @@ from engine.runs.reporter import Reporter
 from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, distributed, failures, frozen, models, objective, pixels
 from engine.training.device import Device, choose, make_deterministic
-from engine.training.evaluate import logits, predictions_table
+from engine.training.evaluate import logits, predictions_table, scores
 from engine.training.keeping import SAVE_EVERY_S, SHORT_EPOCH_S, Keeper
 from engine.training.loading import Batch, Loader, TrainingImages, Waiting, batches, order
 from engine.training.models import LoadedModel
@@ -386,14 +384,8 @@ class Fit:
         return self.group.collect(values, len(part))
 
     def _val_row(self, values: np.ndarray, targets: np.ndarray, seconds: float) -> dict[str, float]:
-        probs = softmax(values)
-        matrix = confusion(targets, probs.argmax(1), probs.shape[1])
-        chosen = np.clip(probs[np.arange(len(targets)), targets], 1e-12, 1.0)
         return {
-            "loss": float(-np.log(chosen).mean()),
-            "accuracy": float(metrics.accuracy(matrix)),
-            "balanced_accuracy": float(metrics.balanced_accuracy(matrix)),
-            "auroc": float(metrics.SCORES["auroc"].function(targets, probs)),
+            **scores(values, targets),
             "seconds": round(seconds, 3),
             "images_per_s": round(len(targets) / max(seconds, 1e-9), 2),
         }

@@ -19,7 +19,6 @@ from timm.layers.drop import DropPath
 from torch.optim.swa_utils import update_bn
 
 from engine.analysis import metrics
-from engine.analysis.predictions import confusion, softmax
 from engine.data import cache
 from engine.data.manifest import Manifest
 from engine.errors import EnsembleError
@@ -29,7 +28,7 @@ from engine.runs.reporter import Reporter
 from engine.runs.status import COMPLETED, STOPPED
 from engine.training import checkpoint, failures
 from engine.training.device import choose, make_deterministic
-from engine.training.evaluate import logits, predictions_table
+from engine.training.evaluate import logits, predictions_table, scores
 from engine.training.loop import StopRequested
 from engine.training.models import LoadedModel, load_run_model
 from engine.training.parts import Part, parts_of
@@ -140,15 +139,6 @@ class _Job:
             self.folder.write_predictions(name, predictions_table(rows, values, self.manifest.classes))
             done += len(part)
 
-    def _score(self, values: np.ndarray, part: Part) -> dict[str, float]:
-        probs = softmax(values)
-        matrix = confusion(part.targets, probs.argmax(1), probs.shape[1])
-        return {
-            "accuracy": float(metrics.accuracy(matrix)),
-            "balanced_accuracy": float(metrics.balanced_accuracy(matrix)),
-            "auroc": float(metrics.SCORES["auroc"].function(part.targets, probs)),
-        }
-
     def _say(self, phase: str, share: _Share, done: int, total: int) -> None:
         fraction = share.start + (share.end - share.start) * done / max(total, 1)
         self.report.progress(phase, fraction, step=done, steps=total)
@@ -201,7 +191,7 @@ class Soup(_Job):
             share = _Share(0.6 * step / steps, 0.6 * (step + 1) / steps)
             self._fill(eye, [states[k] for k in chosen], packed, _Share(share.start, share.start))
             names = " + ".join(self.members[k].name for k in chosen)
-            row = self._score(self._logits(eye, packed, part, f"Judging {names}", share), part)
+            row = scores(self._logits(eye, packed, part, f"Judging {names}", share), part.targets)
             self.report.metrics({"epoch": step + 1, "split": "val", **row})
             return row["balanced_accuracy"]
 
