@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -187,6 +187,12 @@ def fill_share() -> None:
     if slot is not None:
         with slot:
             share_link()
+
+
+def stop() -> NoReturn:
+    """End the page here, its share button drawn: after `st.stop` Streamlit draws nothing more, not even in `finally`."""
+    fill_share()
+    st.stop()
 
 
 def share_link() -> None:

@@ -20,7 +20,7 @@ if not summaries:
         to="train",
         icon_name="compare_arrows",
     )
-    st.stop()
+    widgets.stop()
 
 compare_panels.seed_runs(summaries, split, KEY)
 left, right = st.columns([1, 4.3], gap="medium")
@@ -30,7 +30,7 @@ selection.list_to_url("runs", KEY)
 with right:
     if not ids:
         st.info("Tick at least one run on the left.", icon=":material/arrow_back:")
-        st.stop()
+        widgets.stop()
     labels = widgets.run_labels(summaries)
     by_id = {summary.id: summary for summary in summaries}
     try:

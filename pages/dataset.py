@@ -18,13 +18,13 @@ widgets.header("Data set", "What is in it, and does the split keep patients apar
 
 root = dataset_parts.choose()
 if not root:
-    st.stop()
+    widgets.stop()
 try:
     with st.skeleton(height=320):
         manifest, inventory = cached.dataset(root)
 except EngineError as error:
     widgets.show_error(error)
-    st.stop()
+    widgets.stop()
 
 places.remember(root)
 dataset_parts.summary_line(manifest, inventory)

@@ -28,7 +28,7 @@ if not summaries:
         to="train",
         icon_name="hub",
     )
-    st.stop()
+    widgets.stop()
 
 by_id = {summary.id: summary for summary in everyone}
 labels = widgets.run_labels(everyone)
@@ -50,10 +50,10 @@ ensemble_choice.write(choice)
 with right:
     if not choice.members:
         st.info("Tick at least one checkpoint on the left.", icon=":material/arrow_back:")
-        st.stop()
+        widgets.stop()
     if shown is None:
         ensemble_panels.offer_tta(choice, missing)
-        st.stop()
+        widgets.stop()
     try:
         ensemble_panels.right(summaries, by_id, labels, shown, split, locked)
     except EngineError as error:

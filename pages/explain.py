@@ -28,7 +28,7 @@ if not summaries:
         to="train",
         icon_name="blur_on",
     )
-    st.stop()
+    widgets.stop()
 
 by_id = {summary.id: summary for summary in summaries}
 labels = widgets.run_labels(summaries)
@@ -40,7 +40,7 @@ with left:
 selection.list_to_url("runs", KEY)
 if not ids:
     right.info("Tick at least one model on the left.", icon=":material/arrow_back:")
-    st.stop()
+    widgets.stop()
 
 with left:
     point = explain_panels.operating_point(by_id[ids[0]].config.classes)
@@ -50,7 +50,7 @@ try:
 except EngineError as error:
     with right:
         widgets.show_error(error)
-    st.stop()
+    widgets.stop()
 with left:
     chosen = explain_panels.filters(table, len(inside) > 1)
     method, target, layer = explain_panels.question([by_id[run_id] for run_id in ids])
@@ -61,7 +61,7 @@ with right:
         st.caption(widgets.escaped(note))
     if rows.empty:
         st.info("No image passes these filters.", icon=":material/filter_alt_off:")
-        st.stop()
+        widgets.stop()
     row = explain_panels.walk(rows, table)
     path = explain_panels.paths(ids).get(row["image_id"], "")
     try:

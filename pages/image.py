@@ -21,7 +21,7 @@ if not image or not here:
         to="compare",
         icon_name="image",
     )
-    st.stop()
+    widgets.stop()
 
 chosen = [summaries[run_id] for run_id in here]
 labels = widgets.run_labels(list(summaries.values()))

@@ -16,7 +16,7 @@ widgets.read_only_notice()
 
 if step.action == "sample":
     overview_parts.welcome(step)
-    st.stop()
+    widgets.stop()
 
 overview_parts.counts(datasets, summaries)
 overview_parts.take(step, Path(datasets[0]) if datasets else None)

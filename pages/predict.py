@@ -17,7 +17,7 @@ if not summaries:
         to="train",
         icon_name="biotech",
     )
-    st.stop()
+    widgets.stop()
 
 by_id = {summary.id: summary for summary in summaries}
 labels = widgets.run_labels(summaries)

@@ -16,7 +16,7 @@ if not run_id:
         to="runs",
         icon_name="monitoring",
     )
-    st.stop()
+    widgets.stop()
 
 try:
     folder = cached.run(run_id)
@@ -24,7 +24,7 @@ try:
 except EngineError as error:
     widgets.header("Run", "How is this run doing, and what came out?")
     run_live.gone(run_id, error)
-    st.stop()
+    widgets.stop()
 
 widgets.header(summary.name, run_parts.about(summary))
 run_parts.badges(summary)

@@ -19,7 +19,7 @@ if not summaries:
         icon_name="list_alt",
     )
     runs_parts.trash()
-    st.stop()
+    widgets.stop()
 
 _, missing = selection.divide(selection.read_list("runs"), [summary.id for summary in summaries])
 widgets.missing_notice(missing)

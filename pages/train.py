@@ -14,7 +14,7 @@ if not places.datasets() and "data" not in st.query_params and "from" not in st.
         to="dataset",
         icon_name="model_training",
     )
-    st.stop()
+    widgets.stop()
 
 draft = launch_parts.form()
 launch_panel.show(draft)

@@ -72,3 +72,24 @@ assert not heavy, heavy
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr[-1500:]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "overview",
+        "dataset",
+        "train",
+        "runs",
+        "run",
+        "compare",
+        "image",
+        "ensemble",
+        "explain",
+        "predict",
+        "shared",
+    ],
+)
+def test_every_page_has_its_link_also_where_it_is_empty(app, page):
+    shared = [block.proto.popover.label for block in app(page).get("popover")]
+    assert shared == ["Share"]
