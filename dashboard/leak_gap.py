@@ -20,15 +20,11 @@ import streamlit as st
 
 from dashboard import cached, places, widgets
 from engine import files
+from engine.analysis.probe import REPRESENTATIONS
 from engine.errors import DataError
 from engine.runs import niceness
 
 FOLDER = ".probes"
-NAMES = {
-    "features": "Pretrained features",
-    "colour": "Colour histogram only",
-    "background": "Background only",
-}
 SPLITS = (
     ("image", "patients on both sides", "x"),
     ("case", "patients kept apart", "circle"),
@@ -154,7 +150,7 @@ def draw(record: dict[str, Any]) -> None:
 
 
 def counts_of(record: dict[str, Any]) -> str:
-    """How many images and cases the scores are of, and how many images could not be decoded."""
+    """How many images and cases the scores are of, what that does to the intervals, and how many images are left out."""
     first = next((row for row in record["scores"] if "n" in row), None)
     words = (
         f" n = {widgets.counted(first['n'], 'image')}, {widgets.counted(first['cases'], 'case')}."
@@ -162,14 +158,16 @@ def counts_of(record: dict[str, Any]) -> str:
         else ""
     )
     left_out = record.get("left_out") or []
+    warnings = dict.fromkeys(row.get("warning", "") for row in record["scores"])
+    words += "".join(f" {text.capitalize()}." for text in warnings if text)
     return words + (f" {widgets.counted(len(left_out), 'image')} could not be decoded." if left_out else "")
 
 
 def figure(record: dict[str, Any]) -> tuple[go.Figure, str]:
     """A line per representation: its score with patients on both sides and with patients kept apart."""
     rows = record["scores"]
-    order = [name for name in NAMES if any(row["representation"] == name for row in rows)]
-    order += [row["representation"] for row in rows if row["representation"] not in NAMES]
+    order = [name for name in REPRESENTATIONS if any(row["representation"] == name for row in rows)]
+    order += [row["representation"] for row in rows if row["representation"] not in REPRESENTATIONS]
     order = list(dict.fromkeys(order))
     fig = go.Figure()
     for (split, words, symbol), colour in zip(SPLITS, widgets.verdict_colours(), strict=True):
@@ -177,7 +175,7 @@ def figure(record: dict[str, Any]) -> tuple[go.Figure, str]:
         part = [found[name] for name in order if name in found]
         fig.add_scatter(
             x=[row["balanced_accuracy"] for row in part],
-            y=[NAMES.get(row["representation"], row["representation"]) for row in part],
+            y=[REPRESENTATIONS.get(row["representation"], row["representation"]) for row in part],
             error_x={
                 "type": "data",
                 "array": [row["high"] - row["balanced_accuracy"] for row in part],
@@ -202,7 +200,7 @@ def figure(record: dict[str, Any]) -> tuple[go.Figure, str]:
     )
     fig.update_yaxes(autorange="reversed")
     said = "; ".join(
-        f"{NAMES.get(row['representation'], row['representation'])}, split by {row['split']}: {row['balanced_accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        f"{REPRESENTATIONS.get(row['representation'], row['representation'])}, split by {row['split']}: {row['balanced_accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for row in rows
     )
     return fig, f"What a leaking split is worth. {said}."

@@ -30,7 +30,9 @@ def answer(contents: Contents) -> list[str]:
             continue
         best = max(entries, key=lambda entry: entry.scores[HEADLINE].value)
         k, n = best.patients
-        several = f"Best of {len(entries)} on this split: " if len(entries) > 1 else ""
+        several = (
+            f"Best of {len(entries)} by this very score, which flatters it: " if len(entries) > 1 else ""
+        )
         patients = f" {k} of {n} patients are diagnosed rightly." if n else ""
         base = group.comparison.baseline.get("accuracy")
         floor = (

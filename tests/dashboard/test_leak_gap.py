@@ -25,6 +25,14 @@ def test_the_figure_puts_both_splits_of_a_representation_on_one_line():
     assert "Pretrained features, split by case: 0.680 [0.630, 0.720]" in alt
 
 
+def test_few_cases_are_said_beside_the_number_of_cases():
+    few = {"warning": "only 8 benign cases: the interval is rough", "n": 174, "cases": 20}
+    record = {**RECORD, "scores": [{**row, **few} for row in RECORD["scores"]], "left_out": ["a.png"]}
+    assert leak_gap.counts_of(record) == (
+        " n = 174 images, 20 cases. Only 8 benign cases: the interval is rough. 1 image could not be decoded."
+    )
+
+
 def test_a_stored_answer_is_shown_and_belongs_to_the_data_as_it_is(app, said, runs_dir, tmp_path):
     import fabricate
 
