@@ -195,8 +195,10 @@ def _size(summaries: Sequence[Summary], choice: Choice, labels: Mapping[str, str
     asked = st.session_state.get("_ens_last") or choice
     able = ensemble_list.searchable(ensemble_list.mates_of(summaries, asked.members), asked)
     if len(able) < 2 or len(able) > subsets.MAX_SEARCH:
+        more = " Greedy, on the left, searches among more." if len(able) > subsets.MAX_SEARCH else ""
         st.info(
-            f"Every combination is scored for 2 to {subsets.MAX_SEARCH} runs with the same validation images; there are {len(able)}.",
+            f"Every combination is scored for 2 to {subsets.MAX_SEARCH} runs with the same validation images; "
+            f"there are {len(able)}.{more}",
             icon=":material/help:",
         )
         return

@@ -58,6 +58,7 @@ def test_tick_search_lock_save_and_predict(server, browser, tmp_path):
 
     # Locked: saved under a name with what was tried, and test is shown.
     page.get_by_role("button", name=re.compile("Lock and reveal test")).first.click()
+    expect(page.get_by_label("Name", exact=True)).to_have_count(1)  # that of the last choice is gone
     page.get_by_label("Name", exact=True).fill("best of two")
     page.get_by_test_id("stFormSubmitButton").get_by_role(
         "button", name=re.compile("Lock and reveal test")
