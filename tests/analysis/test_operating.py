@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_curves import scored
 
 from engine.analysis import metrics, operating
 from engine.analysis.operating import Rule
+from engine.analysis.predictions import validate
 from engine.errors import PredictionsError
 
 
@@ -30,6 +32,27 @@ def test_youden_is_the_greatest_sum():
     rows = operating.threshold_table(table, np.linspace(0, 1, 401))
     assert point.sensitivity + point.specificity == pytest.approx(
         (rows["sensitivity"] + rows["specificity"]).max()
+    )
+
+
+def of(benign: list[float], malignant: list[float]) -> pd.DataFrame:
+    probs = np.array([*benign, *malignant])
+    labels = ["benign"] * len(benign) + ["malignant"] * len(malignant)
+    table = pd.DataFrame({"image_id": [str(k) for k in range(len(probs))], "label": labels})
+    return validate(table.assign(prob_benign=1 - probs, prob_malignant=probs))
+
+
+@pytest.mark.parametrize(
+    ("benign", "malignant", "rule", "threshold"),
+    [
+        ([0.2, 0.4], [0.6, 0.8], "youden", 0.5),  # half-way between the two that it parts
+        ([0.6, 0.8], [0.2, 0.9], "sensitivity", 0.1),  # every image is called: half the lowest probability
+        ([0.9], [0.4, 0.6], "specificity", float(np.nextafter(0.9, 2))),  # none is called: above the highest
+    ],
+)
+def test_where_a_threshold_lies(benign, malignant, rule, threshold):
+    assert operating.operating_point(of(benign, malignant), rule, 1.0).threshold == pytest.approx(
+        threshold, abs=1e-15
     )
 
 
