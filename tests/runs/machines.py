@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +20,8 @@ from engine.runs.config import RunConfig
 from engine.runs.creation import create
 from engine.runs.executors import local
 from engine.runs.folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Machine:
@@ -122,23 +124,30 @@ def run(tmp_path) -> RunFolder:
     return create(tmp_path / "runs", RunConfig(name="first"), "tf_efficientnet_lite0")
 
 
-def _hold(path, ready):
-    with RunFolder(path).hold():
-        ready.set()
-        time.sleep(60)
+HOLD = """
+import sys, time
+from pathlib import Path
+from engine.runs.folder import RunFolder
+
+with RunFolder(Path(sys.argv[1])).hold():
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
-def holder(run):
-    """Another process that holds the run's lock. It waits for nothing: an Event whose waiter was killed
-    blocks whoever sets it, for ever."""
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=_hold, args=(run.path, ready))
-    process.start()
+def holder(run) -> Iterator[subprocess.Popen]:
+    """Another process that holds the run's lock.
+
+    Not by multiprocessing: what it spawns runs the main module again, which a page test in this process replaces.
+    """
+    command = [sys.executable, "-c", HOLD, str(run.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
     try:
-        assert ready.wait(60)
+        assert process.stdout.readline() == "held\n"
         yield process
     finally:
         process.kill()
-        process.join(20)
+        process.wait(20)
+        process.stdout.close()

@@ -16,7 +16,7 @@ def test_only_the_lock_says_whether_a_worker_lives(run, holder):
     run.request_stop()
     assert run.state() == "stopping"
     holder.kill()
-    holder.join()
+    holder.wait()
     assert run.state() == "interrupted"
 
 
