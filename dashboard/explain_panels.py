@@ -40,6 +40,24 @@ MOST_RUNS = 10
 RESEARCH = "Research use only. A map shows what the network used, not where the disease is."
 
 
+def say_unexplained(summaries: Sequence[Summary], able: Sequence[str]) -> None:
+    """Say why runs of the link that are here have no maps, and take them out of the link."""
+    asked = selection.read_list("runs")
+    known = {summary.id: summary for summary in summaries}
+    without = [known[run_id] for run_id in asked if run_id in known and run_id not in able]
+    for summary in without:
+        joined = summary.config.kind == "ensemble" and summary.config.details.get("members")
+        why = (
+            "not every member has a network whose map can be joined with those of the others (a fusion's cannot); tick its members instead"
+            if joined
+            else "it has no network of its own"
+        )
+        st.info(f"No map can be made of {widgets.escaped(summary.name)}: {why}.", icon=":material/blur_off:")
+    if without:
+        gone = {summary.id for summary in without}
+        selection.write(runs=",".join(run_id for run_id in asked if run_id not in gone) or None)
+
+
 # --- left ----------------------------------------------------------------------------------------------
 def choose_runs(summaries: Sequence[Summary]) -> list[str]:
     """The runs whose maps are shown, one row each."""

@@ -97,7 +97,7 @@ def actions(folder: RunFolder, summary: Summary) -> None:
             st.switch_page(places.page("train"), query_params={"from": folder.id})
         for page, label, icon, fits in (
             ("compare", "Compare", "compare_arrows", bool(run_table.able([summary], "compare"))),
-            ("explain", "Explain", "blur_on", _has_network(folder, summary)),
+            ("explain", "Explain", "blur_on", _has_network(folder, summary, fused=False)),
             ("predict", "Predict", "biotech", _has_network(folder, summary)),
         ):
             if fits and places.has_page(page) and st.button(label, icon=f":material/{icon}:"):
@@ -105,13 +105,18 @@ def actions(folder: RunFolder, summary: Summary) -> None:
                 st.switch_page(places.page(page), query_params={param: folder.id})
 
 
-def _has_network(folder: RunFolder, summary: Summary) -> bool:
-    """Whether there is a network to look into: the run's own, or those of every member."""
+def _has_network(folder: RunFolder, summary: Summary, *, fused: bool = True) -> bool:
+    """Whether there is a network: the run's own, or one of every member.
+
+    fused: whether a fusion counts as a member; maps of one cannot be joined with those of others.
+    """
     if summary.config.kind != "ensemble":
         return folder.best.is_file()
     try:
         members = [cached.run(str(member)) for member in summary.config.details.get("members") or ()]
-        return bool(members) and all(member.best.is_file() for member in members)
+        return bool(members) and all(
+            member.best.is_file() and (fused or member.config().kind != "fusion") for member in members
+        )
     except EngineError:
         return False
 

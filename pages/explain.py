@@ -32,6 +32,7 @@ if not summaries:
 
 by_id = {summary.id: summary for summary in summaries}
 labels = widgets.run_labels(summaries)
+explain_panels.say_unexplained(cached.summaries(), list(by_id))
 kept = st.session_state.get(KEY)
 tick_list.seed("runs", KEY, list(by_id), [summaries[0].id] if kept is None else kept)
 left, right = st.columns([1, 3.6], gap="medium")

@@ -433,3 +433,12 @@ def test_an_ensemble_shows_its_fused_map_and_where_members_disagree(app, said, e
     assert {box.key for box in at.checkbox if saved.id in box.key} == {
         f"{explain_panels.KEY}_tick_{saved.id}"
     }
+
+
+def test_a_run_of_the_link_without_a_network_is_told_from_one_that_is_gone(app, said, explained, make_run):
+    folder, bare = explained(), make_run(name="only predictions")
+    at = app("explain", runs=f"{bare.id},{folder.id}")
+    assert not at.exception
+    assert "No map can be made of only predictions: it has no network of its own." in said(at)
+    assert "not here" not in said(at)
+    assert len(viewer_of(at)["rows"]) == 1

@@ -188,7 +188,7 @@ def test_an_ensemble_shows_its_members_images_and_the_command_that_makes_it(
     assert not [button for button in at.button if button.label == "Explain"]  # no weights are there
     for member in members:
         member.best.write_bytes(b"weights")
-    assert run_parts._has_network(folder, folder.summary())
+    assert run_parts._has_network(folder, folder.summary(), fused=False)
 
 
 def test_one_magnification_is_one_column(make_run):
