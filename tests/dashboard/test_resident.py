@@ -9,6 +9,8 @@ import pytest
 
 from dashboard import resident
 
+pytestmark = pytest.mark.slow  # each collection looks at whatever the tests before have left in this process
+
 
 @pytest.fixture(autouse=True)
 def thawed(monkeypatch):
