@@ -51,6 +51,8 @@ def say_unexplained(summaries: Sequence[Summary], able: Sequence[str]) -> None:
             "not every member has a network whose map can be joined with those of the others (a fusion's cannot); tick its members instead"
             if joined
             else "it has no network of its own"
+            if summary.config.kind in ("import", "pooled", "tta")
+            else "its weights are not there"
         )
         st.info(f"No map can be made of {widgets.escaped(summary.name)}: {why}.", icon=":material/blur_off:")
     if without:

@@ -419,7 +419,7 @@ def test_a_map_of_zeros_and_a_checkpoint_that_is_gone_are_said(app, said, explai
     at = app("explain", runs=f"{folder.id},{second.id}", image=path.name)
     assert not at.exception
     assert "Nothing in this image speaks for malignant" in viewer_of(at)["rows"][0]["note"]
-    assert second.id in said(at)
+    assert "No map can be made of second: its weights are not there." in said(at)
 
 
 def test_an_ensemble_shows_its_fused_map_and_where_members_disagree(app, said, explained, runs_dir):
@@ -439,6 +439,6 @@ def test_a_run_of_the_link_without_a_network_is_told_from_one_that_is_gone(app, 
     folder, bare = explained(), make_run(name="only predictions")
     at = app("explain", runs=f"{bare.id},{folder.id}")
     assert not at.exception
-    assert "No map can be made of only predictions: it has no network of its own." in said(at)
+    assert "No map can be made of only predictions: its weights are not there." in said(at)
     assert "not here" not in said(at)
     assert len(viewer_of(at)["rows"]) == 1
