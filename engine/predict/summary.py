@@ -139,7 +139,10 @@ def unlike_sentence(judged: Judged, names: int = 5) -> str:
     far = table[table["unlike"].ne("")]
     size = f"{judged.appearance.n_images:,} training images of {judged.appearance.n_cases} cases"
     if far.empty:
-        return f"All of them look like the training images in stain and magnification ({size})."
+        return (
+            f"None of them looks unlike the training images in stain or magnification ({size}). Small differences, "
+            "such as the next magnification, often go unnoticed."
+        )
     parts = [f"{n:,} in {why}" for why, n in far["unlike"].value_counts().items()]
     shown = shorten(far["image_id"].tolist(), limit=names)
     verb = "looks" if len(far) == 1 else "look"
