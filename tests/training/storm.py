@@ -1,8 +1,8 @@
-"""A kill storm: `python storm.py RUN SEED KILLS`: kills a worker KILLS times at random steps, then lets it end.
+"""A kill storm: `python storm.py RUN SEED KILLS [server]`: kills a worker KILLS times at random steps, then lets it end.
 
 Importing torch takes longer than the tiny run, so this process imports it once and forks a worker per life;
 each life is a process of its own that holds the lock, and is ended by SIGKILL, SIGTERM or the STOP file.
-Prints one line per life: the signal and the exit code.
+Prints one line per life: the signal and the exit code. With `server` loader processes begin as beside a GPU.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ if (
     from engine.training import loop  # noqa: F401 - imported once, for all lives
 
     tiny_runs.register()
+    if "server" in sys.argv[4:]:
+        tiny_runs.start_loaders_as_beside_a_gpu()
     folder, dice = RunFolder(Path(sys.argv[1])), random.Random(int(sys.argv[2]))
     killed = 0
     for _ in range(200):
