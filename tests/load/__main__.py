@@ -138,7 +138,7 @@ async def sampled(server: psutil.Process, run: Any, browser: psutil.Process, loa
                 load.troubles.append(f"the run is {status.state}: {status.error}")
                 run = None
             else:
-                load.progress.append((time.monotonic(), status.epoch or 0, status.step or 0))
+                load.progress.append((time.monotonic(), status.progress * status.epochs, status.step))
                 if worker is None and status.worker.get("pid"):
                     worker = psutil.Process(int(status.worker["pid"]))
         for name, first in (("server", server), ("training", worker), ("browsers", browser)):
@@ -221,8 +221,10 @@ def prepared(place: Path, trains: bool) -> tuple[dict[str, str], str]:
     if not trains:
         return links, ""
     what = ("--data", str(sample), "--name", "still training", "--runs", str(runs))
-    how = ("--model", "tf_efficientnet_lite0", "--recipe", "quick", "--pretrained", "offline")
-    training = engine("start", *what, *how, "--epochs", "1000").split()[-1]
+    # Every layer is trained, so that it keeps all cores busy; a small batch tells of its progress often.
+    how = ("--model", "tf_efficientnet_lite0", "--recipe", "study-as-run", "--pretrained", "offline")
+    size = ("--image-size", "160", "--batch-size", "8", "--epochs", "1000")
+    training = engine("start", *what, *how, *size).split()[-1]
     return {**links, "still training": f"run?id={training}"}, training
 
 
@@ -256,7 +258,7 @@ def main() -> int:
         links, training = prepared(folder, not given.no_training)
         run = locate(folder / "runs", training) if training else None
         try:
-            while run is not None and not (run.status().epoch or 0):  # it begins when it trains
+            while run is not None and not run.status().epoch:  # the load begins when it trains
                 if run.state() not in ACTIVE:
                     raise SystemExit(f"The run does not train: {run.status().error}")
                 time.sleep(0.5)

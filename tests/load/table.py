@@ -37,8 +37,8 @@ class Load:
     samples: list[tuple[float, float, dict[str, float]]] = field(default_factory=list)
     """When, the server's memory in MB, processor seconds by then of server, training, browsers, this test and the
     whole machine."""
-    progress: list[tuple[float, int, int]] = field(default_factory=list)
-    """When, epoch and step of the run that trains."""
+    progress: list[tuple[float, float, int]] = field(default_factory=list)
+    """When, epochs done by then and step of the run that trains."""
     answers: list[dict[str, Any]] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
 
@@ -148,7 +148,7 @@ def _training(load: Load) -> dict[str, Any]:
             since = after[0]
         pause = max(pause, after[0] - since)
     epochs = load.progress[-1][1] - load.progress[0][1] if load.progress else 0
-    return {"epochs": epochs, "longest_pause_s": round(pause, 1)}
+    return {"epochs": round(epochs, 1), "longest_pause_s": round(pause, 1)}
 
 
 def text(found: dict[str, Any]) -> str:
