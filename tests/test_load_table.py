@@ -41,7 +41,7 @@ def sessions(
             "machine": 0.9 * second + cores * second,
         }
         load.samples.append((float(second), memory, sums))
-        load.progress.append((float(second), second if trains or second < 50 else 50, 1))
+        load.progress.append((float(second), second if trains or second < 30 else 30, 1))
     return load
 
 

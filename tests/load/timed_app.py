@@ -57,9 +57,9 @@ class Stopwatch:
                 asked = BackMsg.FromString(message["bytes"])
                 if asked.WhichOneof("type") == "rerun_script":
                     auto = asked.rerun_script.is_auto_rerun
-                    if not answer:
+                    # A person's click during a refresh: the click is what is timed from now on.
+                    if not answer or (answer["auto"] and not auto):
                         answer.update(began=time.monotonic(), auto=auto, bytes=0, messages=0)
-                    answer["auto"] = answer["auto"] and auto
             return message
 
         async def said(message: Message) -> None:
