@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_S, LIMIT_GROWTH, LIMIT_CORES = 2.0, 0.10, 1.0
-# A run that has not come further for so long does not train beside the sessions. It has stepped back for them: at a
-# tenth of its speed, opening ten cold browsers at once and the evaluation after an epoch take most of this.
+# A run that has not come further for so long does not train beside the sessions. It has stepped back for them, so that
+# it may stand still for some seconds: 24 were seen in ten minutes on a machine that others used, too.
 LIMIT_PAUSE_S = 60.0
 
 
