@@ -49,7 +49,8 @@ _KNOWN: dict[str, dict[str, _Known]] = {}
 def summaries(runs: Path) -> list[Summary]:
     """A summary per run, newest first; a damaged run is shown as unknown rather than hiding the others.
 
-    1,000 runs on two cores: 15 ms when nothing has changed (four stats a run), 60 ms in a new process.
+    1,000 runs on two cores: 12 ms when nothing has changed (four stats a run), 54 ms in a new process, 130 ms
+    where there is no index yet.
     """
     runs = Path(runs).absolute()
     root = str(runs)
