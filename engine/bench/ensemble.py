@@ -137,7 +137,8 @@ def _sklearn_vote(members: list[_Stored], voting: str, true: np.ndarray) -> np.n
 def _mlxtend_vote(members: list[_Stored], voting: str, true: np.ndarray) -> np.ndarray:
     from mlxtend.classifier import EnsembleVoteClassifier  # type: ignore[import-not-found]
 
-    judge = EnsembleVoteClassifier(clfs=members, voting=voting, fit_base_estimators=False)
+    # use_clones=False is what fit_base_estimators=False means anyway; unsaid, it warns at every subset.
+    judge = EnsembleVoteClassifier(clfs=members, voting=voting, fit_base_estimators=False, use_clones=False)
     nothing = np.zeros((len(true), 1))
     return judge.fit(nothing, true).predict(nothing)
 
