@@ -128,6 +128,7 @@ def inputs() -> tuple[str, list, object]:
         uploads = st.file_uploader(
             f"PNG, JPEG or TIFF, at most {MOST_UPLOADS} files of {MOST_BYTES // 1_000_000} MB",
             accept_multiple_files=True,
+            max_upload_size=MOST_BYTES // 1_000_000,
             key="predict_uploads",
         )
     with st.expander("Cases and labels", icon=":material/groups:"):
